@@ -1,0 +1,90 @@
+"""The lineage: one file for each step of the lecture, in order."""
+
+from dataclasses import dataclass, fields, replace
+from importlib import import_module
+from typing import Any
+
+from ensue.errors import UsageError, nearest
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of the lineage: a row of the table."""
+
+    name: str
+    """What ``--model`` calls it; also its file in ``ensue/models``."""
+    year: int
+    """Year of the paper."""
+    paper: str
+    """Who wrote it."""
+    idea: str
+    """What this step changes."""
+    memory: str
+    """What a row keeps while text is generated."""
+    grows: str
+    """What that memory grows with."""
+    classname: str
+    """Name of the model class in its file; its config is the same with ``Config``."""
+
+    @property
+    def config(self) -> type[Any]:
+        """The config class."""
+        return self._get(f"{self.classname}Config")
+
+    @property
+    def model(self) -> type[Any]:
+        """The model class."""
+        return self._get(self.classname)
+
+    @property
+    def sizes(self) -> dict[str, Any]:
+        """Configs for the values of the size dial."""
+        return self._get("SIZES")
+
+    def filled(self, config: Any, size: str) -> Any:
+        """Take from a size what a config leaves open: the fields that have their defaults."""
+        given = {f.name: getattr(config, f.name) for f in fields(config)}
+        opened = {f.name: f.default for f in fields(config)}
+        return replace(self.sizes[size], **{k: v for k, v in given.items() if v != opened[k]})
+
+    def _get(self, name: str) -> Any:
+        return getattr(import_module(f"ensue.models.{self.name}"), name)
+
+
+LINEAGE = (
+    Step(
+        "lstm",
+        1997,
+        "Hochreiter & Schmidhuber",
+        "gates decide what is written, kept and said",
+        "h and c of each layer",
+        "nothing",
+        "LSTM",
+    ),
+    Step(
+        "gpt2",
+        2019,
+        "Radford et al.",
+        "attention to all of the past, nothing else",
+        "keys and values of every token",
+        "the text, up to the context",
+        "GPT2",
+    ),
+)
+
+
+def step_of(config: Any) -> Step:
+    """Give the row that a config belongs to."""
+    return next(s for s in LINEAGE if f"{s.classname}Config" == type(config).__name__)
+
+
+def find_step(name: str) -> Step:
+    """Give the row of a model; an unknown name is a UsageError that names the nearest."""
+    for step in LINEAGE:
+        if step.name == name:
+            return step
+    names = [step.name for step in LINEAGE]
+    raise UsageError(
+        f"there is no model {name!r}{nearest(name, names)}",
+        f"Models: {', '.join(names)}. See: ensue lineage",
+    )

@@ -1,0 +1,152 @@
+"""Step 4: the LSTM, a recurrent network with gates.
+
+A simple recurrent network rewrites its whole memory at every step, and what it learnt about the
+distant past vanishes with the gradient. The LSTM keeps a second vector, c, that is only added to
+and scaled: gates decide what is written, what is kept and what is said. Memory stays of fixed size,
+however long the text.
+
+    x_t = tokens E
+    for each layer:  h_t, c_t = cell(x_t, h_{t-1}, c_{t-1});  x_t = h_t
+    logits = h_t E^T + b
+
+Reference: Hochreiter & Schmidhuber 1997; as a language model: Zaremba et al. 2014,
+arXiv:1409.2329 (dropout between layers only).
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from ensue.nn.capture import is_captured, tap
+from ensue.nn.recurrent import LSTMWeights, lstm_sequence, lstm_step
+
+
+@dataclass(frozen=True, kw_only=True)
+class LSTMConfig:
+    """Shape of an LSTM. A zero (of dropout: -1) means: chosen with the size; see `SIZES`."""
+
+    vocab_size: int = 0
+    """Entries of the vocabulary; 0: the tokenizer's."""
+    context_length: int = 0
+    """Steps through which the gradient flows in training; when decoding there is no limit."""
+    d_model: int = 0
+    """Width of the embedding and of each layer's h and c."""
+    num_layers: int = 0
+    """Layers, each reading what the one below says."""
+    dropout: float = -1.0
+    """Dropped in training from the embedding and from what each layer says."""
+    untie_embeddings: bool = False
+    """Learn the output layer apart, instead of scoring the vocabulary with the embedding."""
+
+
+SIZES = {
+    "xs": LSTMConfig(context_length=64, d_model=160, num_layers=1),
+    "s": LSTMConfig(context_length=128, d_model=512, num_layers=1),
+    "m": LSTMConfig(context_length=128, d_model=768, num_layers=2),
+    "l": LSTMConfig(context_length=256, d_model=1280, num_layers=4),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class LSTMState:
+    """All that an LSTM remembers."""
+
+    h: Float[Tensor, "B L D"]
+    """What each layer says."""
+    c: Float[Tensor, "B L D"]
+    """What each layer remembers."""
+
+
+class LSTMLayer(nn.Module):
+    """The cell's weights, and the cell over a sequence."""
+
+    def __init__(self, d_input: int, d_model: int) -> None:
+        super().__init__()
+        self.U = nn.Parameter(torch.empty(4 * d_model, d_input))
+        self.W = nn.Parameter(torch.empty(4 * d_model, d_model))
+        self.b = nn.Parameter(torch.empty(4 * d_model))
+
+    def forward(
+        self, x: Float[Tensor, "B T D"], h: Float[Tensor, "B D"], c: Float[Tensor, "B D"]
+    ) -> tuple[Float[Tensor, "B T D"], Float[Tensor, "B D"], Float[Tensor, "B D"]]:
+        """Read T steps; step by step, showing the gates, when somebody looks."""
+        w = LSTMWeights(self.U, self.W, self.b)
+        if not is_captured(self):
+            return lstm_sequence(x, h, c, w)
+        said = []
+        for x_t in x.unbind(dim=1):
+            gates = torch.sigmoid(x_t @ w.U.T + h @ w.W.T + w.b)
+            tap(self, "gates", gates.unflatten(-1, (4, -1))[:, [0, 1, 3]])  # i, f, o
+            h, c = lstm_step(x_t, h, c, w)
+            tap(self, "c", c)
+            said.append(h)
+        return torch.stack(said, dim=1), h, c
+
+
+class LSTM(nn.Module):
+    """An LSTM language model; a decoder (see `ensue.decoding.decoder`)."""
+
+    def __init__(self, config: LSTMConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.vocab_size = config.vocab_size
+        self.max_length: int | None = None
+        self.token_embedding = nn.Embedding(config.vocab_size, config.d_model)
+        self.layers = nn.ModuleList(
+            LSTMLayer(config.d_model, config.d_model) for _ in range(config.num_layers)
+        )
+        self.dropout = nn.Dropout(config.dropout)
+        self.output = nn.Linear(config.d_model, config.vocab_size)
+        if not config.untie_embeddings:
+            self.output.weight = self.token_embedding.weight
+        self.init_weights()
+
+    @torch.no_grad()
+    def init_weights(self) -> None:
+        """Initialise uniformly within 1/sqrt(D); the forget gate starts open.
+
+        Reference: forget bias 1: Jozefowicz et al. 2015, section 5.
+        """
+        bound = self.config.d_model**-0.5
+        for weight in self.parameters():
+            nn.init.uniform_(weight, -bound, bound)
+        nn.init.zeros_(self.output.bias)
+        for layer in self.layers:
+            layer.b.zero_()
+            layer.b.chunk(4)[1].fill_(1.0)
+
+    def init_state(self, rows: int, memory: Any = None) -> LSTMState:
+        """Give the state of rows that have read nothing: zeros."""
+        shape = (rows, self.config.num_layers, self.config.d_model)
+        weight = self.token_embedding.weight
+        return LSTMState(weight.new_zeros(shape), weight.new_zeros(shape))
+
+    def forward(
+        self, tokens: Int[Tensor, "B T"], state: LSTMState | None = None
+    ) -> tuple[Float[Tensor, "B T D"], LSTMState]:
+        """Read T more tokens of each row; see `ensue.decoding.decoder.Decoder`."""
+        state = state or self.init_state(len(tokens))
+        x = self.dropout(self.token_embedding(tokens))
+        h, c = [], []
+        for layer, h0, c0 in zip(
+            self.layers, state.h.unbind(dim=1), state.c.unbind(dim=1), strict=True
+        ):
+            x, h_last, c_last = layer(x, h0, c0)
+            x = self.dropout(x)
+            h.append(h_last)
+            c.append(c_last)
+        return x, LSTMState(torch.stack(h, dim=1), torch.stack(c, dim=1))
+
+    def head(self, hidden: Float[Tensor, "*n D"]) -> Float[Tensor, "*n V"]:
+        """Score the vocabulary."""
+        return F.linear(hidden, self.output.weight, self.output.bias)
+
+    def train_flops(self, rows: int, steps: int) -> int:
+        """Floating-point operations of one forward and backward pass: the matrix products."""
+        c = self.config
+        weights = c.num_layers * 8 * c.d_model**2 + c.vocab_size * c.d_model
+        return rows * steps * 6 * weights

@@ -1,0 +1,286 @@
+"""Choose what the request leaves open, by measuring this machine for a few seconds.
+
+Order: the shape for the budget, then threads, precision and compile, then the number of steps that
+fits. Every choice is made from numbers that all processes share, so that all choose alike.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from ensue.data.corpus import Corpus
+from ensue.data.order import max_window
+from ensue.distributed.env import Env
+from ensue.errors import UsageError
+from ensue.models import step_of
+from ensue.planning import build_empty, count_parameters
+from ensue.runs import Run
+from ensue.tasks.lm import LanguageModelling
+from ensue.tokenizers import Tokenizer
+from ensue.training.budget import Budget, parse_budget
+from ensue.training.config import SIZES, RunConfig, TrainConfig, config_to_dict
+from ensue.training.loop import Loop
+from ensue.training.plan import Machine, Plan
+from ensue.training.tracking import Tracker
+
+DEFAULT_BUDGET = "3min"
+LEAST_STEPS = 20
+"""Fewer updates than this train nothing worth keeping."""
+ROWS_TOKENS = {"xs": 2048, "s": 4096, "m": 8192, "l": 32768}
+"""Tokens of one update, by size."""
+COMPILE_FROM_SECONDS = 1200.0
+"""Compiling takes 20 to 60 s on two cores: measured only where a budget can pay that back."""
+RESERVE = 0.04
+"""Share of a time budget for evaluations, checkpoints and the final report."""
+
+
+@dataclass
+class Chooser:
+    """The state of the choice: what is known so far.
+
+    Args are the fields of the call to `choose`.
+    """
+
+    config: RunConfig[Any]
+    corpus: Corpus
+    tokenizer: Tokenizer
+    run: Run
+    env: Env
+    tracker: Tracker
+    begun: float
+
+    def __post_init__(self) -> None:
+        self.machine = Machine.here(self.env.device, self.env.world_size)
+        self.budget = _budget(self.config)
+        self.notes: list[str] = []
+        self.say = self._say
+
+    def _say(self, text: str) -> None:
+        self.notes.append(text)
+        self.tracker.notice(text)
+
+    # -- shapes --------------------------------------------------------------------------------
+
+    def shaped(self, size: str) -> RunConfig[Any]:
+        """Fill in the model and the batch of one size."""
+        model = step_of(self.config.model).filled(self.config.model, size)
+        model = replace(model, vocab_size=model.vocab_size or self.tokenizer.vocab_size)
+        if model.vocab_size < self.tokenizer.vocab_size:
+            raise UsageError(
+                f"model.vocab_size {model.vocab_size} is smaller than the tokenizer's"
+                f" {self.tokenizer.vocab_size}"
+            )
+        longest = max_window(min(len(self.corpus.train.ids), len(self.corpus.valid.ids)))
+        if model.context_length > longest:
+            model = replace(model, context_length=longest)
+        if model.dropout < 0:
+            model = replace(model, dropout=0.0)
+        return replace(self.config, size=size, model=model, train=self._train(size, model))
+
+    def _train(self, size: str, model: Any) -> TrainConfig:
+        train = self.config.train
+        world = self.env.world_size
+        rows = train.global_batch_size
+        if not rows:
+            rows = max(1, ROWS_TOKENS[size] // model.context_length)
+            rows = -(-rows // world) * world
+        if rows % world:
+            raise UsageError(
+                f"train.global_batch_size {rows} is not a multiple of the {world} processes"
+            )
+        return replace(
+            train,
+            lr=train.lr or 3e-3,
+            global_batch_size=rows,
+            micro_batch_size=min(train.micro_batch_size or rows // world, rows // world),
+            threads=train.threads or torch.get_num_threads(),
+            precision="fp32" if train.precision == "auto" else train.precision,
+            compile="no" if train.compile == "auto" else train.compile,
+            eval_every=train.eval_every or 1 << 40,
+        )
+
+    # -- measuring -----------------------------------------------------------------------------
+
+    def seconds_per_step(self, config: RunConfig[Any], steps: int) -> float:
+        """Time whole updates, the mean of all processes; the first, slower one is left out."""
+        torch.set_num_threads(config.train.threads)
+        torch.manual_seed(0)
+        model = step_of(config.model).model(config.model).to(self.env.device)
+        task = self._task(config)
+        plan = self.plan(replace(config, steps=1 << 30))
+        loop = Loop(plan, model, task, self.run, self.env, Tracker())
+        loop.update()
+        seconds = [_time(loop.update) for _ in range(steps)]
+        return self.env.sum([float(np.median(seconds))])[0] / self.env.world_size
+
+    def _task(self, config: RunConfig[Any]) -> LanguageModelling:
+        return LanguageModelling(
+            self.corpus.train,
+            self.corpus.valid,
+            self.tokenizer,
+            config.model.context_length,
+            config.seed,
+            self.env.device,
+        )
+
+    def left(self) -> float:
+        """Seconds of the budget that are left, the same number in all processes."""
+        spent = self.env.sum([time.monotonic() - self.begun])[0] / self.env.world_size
+        return self.budget.seconds - spent
+
+    # -- choices -------------------------------------------------------------------------------
+
+    def choose_size(self) -> RunConfig[Any]:
+        """Take the largest size that sees enough text for its weights within the budget."""
+        if self.config.size or not self.budget.seconds:
+            return self.shaped(self.config.size or self._size_for_flops())
+        chosen = None
+        for size in SIZES[1:]:
+            config = self.shaped(size)
+            seconds = self.seconds_per_step(config, 2)
+            steps = self.left() / seconds
+            tokens = steps * config.train.global_batch_size * config.model.context_length
+            parameters = self.parameters(config)
+            if chosen is not None and tokens < TOKENS_PER_PARAMETER * parameters:
+                break
+            chosen = config
+        assert chosen is not None
+        return chosen
+
+    def _size_for_flops(self) -> str:
+        return "s"
+
+    def choose_speed(self, config: RunConfig[Any]) -> RunConfig[Any]:
+        """Take the fastest of the threads, precisions and compile modes left open."""
+        asked = self.config.train
+        threads = torch.get_num_threads()
+        options: list[dict[str, Any]] = []
+        if asked.precision == "auto":
+            options.append({"precision": "bf16"})
+        if not asked.threads and threads > 1 and self.env.device.type == "cpu":
+            options.append({"threads": max(1, threads // 2)})
+        if asked.compile == "auto" and self.left() > COMPILE_FROM_SECONDS:
+            options.append({"compile": "yes"})
+        if not options:
+            return config
+        best = self.seconds_per_step(config, 3)
+        for option in options:
+            other = replace(config, train=replace(config.train, **option))
+            seconds = self.seconds_per_step(other, 3)
+            if seconds < 0.97 * best:  # less is noise
+                config, best = other, seconds
+        return config
+
+    def parameters(self, config: RunConfig[Any]) -> int:
+        """Count the weights of a shape."""
+        return count_parameters(build_empty(step_of(config.model).model, config.model))
+
+    def choose_steps(self, config: RunConfig[Any]) -> tuple[RunConfig[Any], float]:
+        """Fit the number of updates to the budget; also gives the measured seconds of one."""
+        if self.config.steps:
+            return config, 0.0
+        if self.budget.flops:
+            return replace(config, steps=max(1, int(self.budget.flops / self._flops(config)))), 0.0
+        seconds = self.seconds_per_step(config, 5)
+        steps = int(self.left() * (1 - RESERVE) / seconds)
+        if steps < LEAST_STEPS:
+            need = self.budget.seconds + LEAST_STEPS * seconds - self.left()
+            raise UsageError(
+                f"the budget {self.config.budget or DEFAULT_BUDGET} is too small: it leaves time"
+                f" for {max(0, steps)} updates of {seconds:.2g} s, and {LEAST_STEPS} are the least",
+                f"Give at least --budget {max(1, round(need / (1 - RESERVE) + 0.5))}s"
+                + ("" if config.size == "xs" else ", or take a smaller --size."),
+            )
+        return replace(config, steps=steps), seconds
+
+    def _flops(self, config: RunConfig[Any]) -> float:
+        model: Any = build_empty(step_of(config.model).model, config.model)
+        train = config.train
+        return float(model.train_flops(train.global_batch_size, config.model.context_length))
+
+    def finish(self, config: RunConfig[Any], seconds: float) -> RunConfig[Any]:
+        """Fit warm-up, evaluations and checkpoints to the number of steps."""
+        train, steps = config.train, config.steps
+        every = round(30 / seconds) if seconds else steps // 4
+        tokens = train.global_batch_size * config.model.context_length * steps
+        return replace(
+            config,
+            budget="",
+            checkpoint_every=config.checkpoint_every or max(1, every),
+            train=replace(
+                train,
+                warmup_steps=self.config.train.warmup_steps or min(100, steps // 10),
+                eval_every=self.config.train.eval_every or max(1, steps // 8),
+                # A forward pass costs a third of a step: eight of these, 3 % of the budget.
+                eval_tokens=self.config.train.eval_tokens or max(2048, tokens // 90),
+            ),
+        )
+
+    def plan(self, config: RunConfig[Any], seconds: float = 0.0) -> Plan:
+        """Put the choices into a plan."""
+        valid_tokens = len(self.corpus.valid.ids)
+        tokens = config.train.global_batch_size * config.model.context_length * config.steps
+        most = max(2 * config.train.eval_tokens, tokens // 8)
+        return Plan(
+            request=config_to_dict(self.config),
+            config=config,
+            corpus=self.corpus.fingerprint,
+            valid_text=self.corpus.valid.fingerprint,
+            parameters=self.parameters(config),
+            flops_per_step=self._flops(config),
+            seconds_per_step=seconds,
+            final_eval_tokens=most if valid_tokens > most else 0,
+            machine=self.machine,
+            notes=(*self.corpus.notes, *self.notes),
+        )
+
+
+TOKENS_PER_PARAMETER = 1.5
+"""A size is taken when the budget lets it see so many tokens for each weight."""
+
+
+def choose(
+    config: RunConfig[Any],
+    corpus: Corpus,
+    tokenizer: Tokenizer,
+    run: Run,
+    env: Env,
+    tracker: Tracker,
+    begun: float,
+) -> Plan:
+    """Turn a request into a plan.
+
+    Args:
+        config: The request.
+        corpus: The tokenised text.
+        tokenizer: Its tokenizer.
+        run: The run folder; nothing is written to it here.
+        env: This process.
+        tracker: Hears what was chosen.
+        begun: `time.monotonic` at the start of the command, from which a time budget counts.
+
+    Raises:
+        UsageError: The budget is too small to train anything.
+    """
+    chooser = Chooser(config, corpus, tokenizer, run, env, tracker, begun)
+    tracker.progress("measuring this machine", 0, 0)
+    shaped = chooser.choose_speed(chooser.choose_size())
+    shaped, seconds = chooser.choose_steps(shaped)
+    final = chooser.finish(shaped, seconds)
+    return chooser.plan(final, seconds)
+
+
+def _budget(config: RunConfig[Any]) -> Budget:
+    if config.steps:
+        return Budget()
+    return parse_budget(config.budget or DEFAULT_BUDGET)
+
+
+def _time(work: Callable[[], Any]) -> float:
+    begun = time.perf_counter()
+    work()
+    return time.perf_counter() - begun

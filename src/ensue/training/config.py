@@ -1,0 +1,134 @@
+"""What a training run is: the only schema of recipes, flags and ``config.toml``."""
+
+from dataclasses import dataclass, field, replace
+from typing import Any, Generic, TypeVar
+
+from ensue.config import from_dict, to_dict
+from ensue.data.corpus import DataConfig
+from ensue.errors import UsageError, nearest
+from ensue.models import find_step, step_of
+
+M = TypeVar("M")
+
+SIZES = ("", "xs", "s", "m", "l")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How the weights are found. A zero means: chosen by ensue and written into the plan."""
+
+    lr: float = 0.0
+    """Peak learning rate (of matrices, as the RMS of one update; see ensue/training/optim.py)."""
+    optimizer: str = "muon"
+    """muon (orthogonalised updates for hidden matrices, AdamW for the rest) or adamw."""
+    global_batch_size: int = 0
+    """Rows in one update, over all micro-batches and processes."""
+    micro_batch_size: int = 0
+    """Rows computed at a time by one process; fewer need less memory and change no result."""
+    schedule: str = "linear"
+    """After the warm-up, decay to zero: linear, cosine, or constant (no decay)."""
+    warmup_steps: int = 0
+    """Updates over which the learning rate rises from zero."""
+    weight_decay: float = 0.1
+    """Decoupled decay of matrices, as a share of the learning rate."""
+    beta1: float = 0.9
+    """AdamW's memory of the gradient."""
+    beta2: float = 0.95
+    """AdamW's memory of its square."""
+    momentum: float = 0.95
+    """Muon's memory of the gradient."""
+    grad_clip: float = 1.0
+    """Largest norm of the gradient; 0: no clipping."""
+    average: float = 0.0
+    """Decay of averaged weights, which are kept where they score better on valid; 0: none."""
+    eval_every: int = 0
+    """Updates between evaluations on the validation split."""
+    eval_tokens: int = 0
+    """Tokens of the validation split in those evaluations; the last one reads all of it."""
+    patience: int = 0
+    """Stop after so many evaluations without a better one; 0: never."""
+    precision: str = "auto"
+    """fp32, bf16 (matrix products and activations), or auto: the faster of them here."""
+    threads: int = 0
+    """Processor threads; 0: the fastest number, measured."""
+    compile: str = "auto"
+    """yes, no, or auto: compile the blocks where it pays back within the budget."""
+    shard: str = "ddp"
+    """With several processes: ddp (each has all weights) or fsdp (each has a part)."""
+
+    def __post_init__(self) -> None:
+        _one_of("train.optimizer", self.optimizer, ("muon", "adamw"))
+        _one_of("train.schedule", self.schedule, ("linear", "cosine", "constant"))
+        _one_of("train.precision", self.precision, ("auto", "fp32", "bf16"))
+        _one_of("train.compile", self.compile, ("auto", "yes", "no"))
+        _one_of("train.shard", self.shard, ("ddp", "fsdp"))
+        for name in ("lr", "weight_decay", "grad_clip", "warmup_steps", "eval_every", "threads"):
+            if getattr(self, name) < 0:
+                raise UsageError(f"train.{name} is {getattr(self, name)}: it must not be negative")
+        for name in ("beta1", "beta2", "momentum", "average"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UsageError(f"train.{name} is {getattr(self, name)}: it lies in [0, 1)")
+        micro, rows = self.micro_batch_size, self.global_batch_size
+        if micro < 0 or rows < 0 or (micro and rows % micro):
+            raise UsageError(
+                f"train.global_batch_size {rows} is not a multiple of train.micro_batch_size {micro}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig(Generic[M]):
+    """One training run: data, model, and how long."""
+
+    data: DataConfig
+    """What is read."""
+    model: M
+    """Shape of the model."""
+    size: str = ""
+    """xs, s, m or l: one dial for the model's shape; empty: chosen for the budget."""
+    budget: str = ""
+    """Time (90s, 3min, 1h30min) or work (2e15flop); default 3min unless --steps is given."""
+    steps: int = 0
+    """Updates, instead of a budget."""
+    seed: int = 0
+    """Of the first weights, the order of the data, and dropout."""
+    checkpoint_every: int = 0
+    """Updates between checkpoints; 0: about every 30 seconds."""
+    train: TrainConfig = field(default_factory=TrainConfig)
+    """How the weights are found."""
+
+    def __post_init__(self) -> None:
+        _one_of("size", self.size, SIZES)
+        if self.steps < 0 or self.checkpoint_every < 0:
+            raise UsageError("steps and checkpoint_every must not be negative")
+        if self.steps and self.budget:
+            raise UsageError("give a budget or steps, not both")
+        if self.seed < 0 or self.seed >= 2**63:
+            raise UsageError(f"seed is {self.seed}: it lies in [0, 2^63)")
+
+
+def _one_of(name: str, value: str, options: tuple[str, ...]) -> None:
+    if value not in options:
+        known = ", ".join(o for o in options if o)
+        raise UsageError(f"{name}: unknown value {value!r}{nearest(value, options)}", f"Known: {known}")
+
+
+def config_to_dict(config: RunConfig[Any]) -> dict[str, Any]:
+    """Turn a run's config into plain values; the model's table begins with its name."""
+    values = to_dict(config)
+    values["model"] = {"name": step_of(config.model).name, **values["model"]}
+    return values
+
+
+def config_from_dict(values: dict[str, Any], where: str) -> RunConfig[Any]:
+    """Build a run's config from a recipe's or a ``config.toml``'s values."""
+    model = dict(values.get("model", {}))
+    step = find_step(str(model.pop("name", DEFAULT_MODEL)))
+    config: RunConfig[Any] = from_dict(
+        RunConfig[step.config],  # type: ignore[misc]
+        {**values, "model": {}},
+        where,
+    )
+    return replace(config, model=from_dict(step.config, model, f"{where}.model"))
+
+
+DEFAULT_MODEL = "gpt2"

@@ -1,0 +1,149 @@
+"""Optimisers: AdamW, and Muon for the matrices inside the network.
+
+Both are given by one `Optimizer`, whose state is a flat dictionary of tensors by parameter name:
+that is what a checkpoint holds.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from ensue.training.config import TrainConfig
+
+
+class Optimizer:
+    """Muon for hidden matrices, AdamW for embeddings, the output layer, gains and biases.
+
+    Args:
+        model: Whose parameters are moved; a tied parameter is moved once.
+        config: Which optimiser, and its constants.
+    """
+
+    def __init__(self, model: nn.Module, config: TrainConfig) -> None:
+        self.config = config
+        matrices = dict(hidden_matrices(model)) if config.optimizer == "muon" else {}
+        rest = {n: p for n, p in model.named_parameters() if n not in matrices}
+        self.muon = Muon(matrices, config.momentum, config.weight_decay)
+        self.names = {id(p): n for n, p in rest.items()}
+        self.adamw = torch.optim.AdamW(
+            [
+                {"params": [p for p in rest.values() if p.ndim >= 2]},
+                {"params": [p for p in rest.values() if p.ndim < 2], "weight_decay": 0.0},
+            ],
+            betas=(config.beta1, config.beta2),
+            weight_decay=config.weight_decay,
+            fused=True,
+        )
+        for p in rest.values():  # made now, not at the first step, so that a checkpoint can load
+            self.adamw.state[p] = {
+                "step": torch.zeros((), device=p.device),
+                "exp_avg": torch.zeros_like(p),
+                "exp_avg_sq": torch.zeros_like(p),
+            }
+
+    def step(self, lr: float) -> None:
+        """Move every parameter by its gradient."""
+        for group in self.adamw.param_groups:
+            group["lr"] = lr
+        self.adamw.step()
+        self.muon.step(lr)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Give the whole state by name, for a checkpoint to save and to load in place."""
+        state = {f"{name}.momentum": m for name, m in self.muon.momentum.items()}
+        for p, values in self.adamw.state.items():
+            state |= {f"{self.names[id(p)]}.{key}": t for key, t in values.items()}
+        return state
+
+
+class Muon:
+    """Momentum, orthogonalised: every direction of a weight matrix moves equally far.
+
+    A matrix whose one side is a multiple of the other is taken as that many squares (the three of
+    q, k, v; the four gates of an LSTM; the four slices of an MLP's layer), so that all of a model's
+    matrices go through one batched product.
+
+    Reference: Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks"; scale
+    of the update, which lets one learning rate serve both optimisers: Liu et al. 2025,
+    arXiv:2502.16982, eq. 4.
+    """
+
+    def __init__(
+        self, matrices: dict[str, nn.Parameter], momentum: float, weight_decay: float
+    ) -> None:
+        self.matrices = matrices
+        self.momentum = {name: torch.zeros_like(p) for name, p in matrices.items()}
+        self.beta = momentum
+        self.weight_decay = weight_decay
+
+    @torch.no_grad()
+    def step(self, lr: float) -> None:
+        """Move every matrix by its orthogonalised momentum (Nesterov's form)."""
+        alike: dict[tuple[int, ...], list[tuple[nn.Parameter, Tensor]]] = defaultdict(list)
+        for name, p in self.matrices.items():
+            if p.grad is None:
+                continue
+            momentum = self.momentum[name]
+            momentum.lerp_(p.grad, 1 - self.beta)
+            update = p.grad.lerp(momentum, self.beta)
+            whole = update.full_tensor() if isinstance(update, DTensor) else update
+            blocks = _squares(whole)
+            alike[tuple(blocks.shape[1:])].append((p, blocks))
+        for shape, members in alike.items():
+            turned = orthogonalise(torch.cat([blocks for _, blocks in members]))
+            turned *= 0.2 * max(shape) ** 0.5
+            sizes = [len(blocks) for _, blocks in members]
+            for (p, _), blocks in zip(members, turned.split(sizes), strict=True):
+                p.mul_(1 - lr * self.weight_decay)
+                p.add_(_like(_unsquares(blocks, p.shape), p), alpha=-lr)
+
+
+def hidden_matrices(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """Name the weight matrices that lie inside: neither embeddings nor an output layer."""
+    outer = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+    vocab_size = getattr(model, "vocab_size", -1)
+    for name, p in model.named_parameters():
+        if p.ndim == 2 and id(p) not in outer and vocab_size not in p.shape:
+            yield name, p
+
+
+def orthogonalise(g: Float[Tensor, "N R C"], iterations: int = 5) -> Float[Tensor, "N R C"]:
+    """Bring the singular values of each matrix near 1, by a Newton-Schulz iteration of degree 5.
+
+    R <= C. In bf16: the iteration only has to land between about 0.7 and 1.2.
+    """
+    a, b, c = 3.4445, -4.7750, 2.0315
+    x = g / (g.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    x = x.to(torch.bfloat16)
+    for _ in range(iterations):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.to(g.dtype)
+
+
+def _squares(m: Float[Tensor, "R C"]) -> Float[Tensor, "N A B"]:
+    """Cut a matrix into squares, where its sides allow, or turn it so that rows <= columns."""
+    rows, columns = m.shape
+    if rows % columns == 0:
+        return m.unflatten(0, (-1, columns))
+    if columns % rows == 0:
+        return m.unflatten(1, (-1, rows)).transpose(0, 1)
+    return (m if rows < columns else m.mT)[None]
+
+
+def _unsquares(blocks: Float[Tensor, "N A B"], shape: torch.Size) -> Float[Tensor, "R C"]:
+    """Undo `_squares`."""
+    rows, columns = shape
+    if rows % columns == 0:
+        return blocks.flatten(0, 1)
+    if columns % rows == 0:
+        return blocks.transpose(0, 1).flatten(1)
+    return blocks[0] if rows < columns else blocks[0].mT
+
+
+def _like(whole: Tensor, p: Tensor) -> Tensor:
+    return distribute_tensor(whole, p.device_mesh, p.placements) if isinstance(p, DTensor) else whole

@@ -1,0 +1,91 @@
+"""The frozen plan: all that was chosen or measured before step 0.
+
+It is written and flushed before the first update, and a resume repeats it: a second measurement
+would choose otherwise, and the bits would differ.
+"""
+
+import platform
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ensue import __version__
+from ensue.config import from_dict, to_dict
+from ensue.errors import RunError
+from ensue.training.config import RunConfig, config_from_dict, config_to_dict
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """What must be the same for two runs of one plan to agree to the last bit."""
+
+    processor: str
+    """Architecture."""
+    capability: str
+    """Vector instructions that torch uses here, or the GPU."""
+    torch: str
+    """Version of torch."""
+    world_size: int
+    """Processes."""
+
+    @classmethod
+    def here(cls, device: torch.device, world_size: int) -> "Machine":
+        """Describe this machine."""
+        if device.type == "cuda":
+            capability = torch.cuda.get_device_name(device)
+        else:
+            capability = torch.backends.cpu.get_cpu_capability()
+        return cls(
+            processor=platform.machine(),
+            capability=capability,
+            torch=torch.__version__,
+            world_size=world_size,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A run as it will be carried out."""
+
+    request: dict[str, Any]
+    """What was asked for, with its zeros: the same command again must ask for the same."""
+    config: RunConfig[Any]
+    """The same with everything chosen: steps, sizes, precision, threads."""
+    corpus: str
+    """Fingerprint of the text and its tokenizer."""
+    valid_text: str
+    """SHA-256 of the validation text."""
+    parameters: int
+    """Weights of the model."""
+    flops_per_step: float
+    """By the model's formula."""
+    seconds_per_step: float
+    """As measured while planning; 0 where nothing was measured."""
+    final_eval_tokens: int
+    """Tokens of the validation split that the last evaluation reads; 0: all."""
+    machine: Machine
+    """Where it was made."""
+    version: str = __version__
+    """Of ensue."""
+    notes: tuple[str, ...] = ()
+    """What was guessed, chosen and skipped, for the model card."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Give plain values."""
+        return {**to_dict(self), "config": config_to_dict(self.config), "request": self.request}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any], where: str) -> "Plan":
+        """Read what `to_json` gave; what does not fit is a RunError."""
+        try:
+            return cls(
+                **{
+                    **values,
+                    "config": config_from_dict(values["config"], where),
+                    "machine": from_dict(Machine, values["machine"], where),
+                    "notes": tuple(values["notes"]),
+                }
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise RunError(f"{where}: not a plan of this version of ensue: {error}") from error

@@ -1,0 +1,187 @@
+"""From a request to a finished run: prepare the data, freeze the plan, train, leave a run folder.
+
+The same call again finds the plan and goes on; a changed request is refused with the difference.
+"""
+
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ensue.config import differences, to_toml
+from ensue.data.corpus import Corpus, prepare
+from ensue.distributed.env import Env, start_env
+from ensue.errors import DataError, RunError
+from ensue.files import write_atomic
+from ensue.models import step_of
+from ensue.runs import Run, new_run_path
+from ensue.tasks.lm import LanguageModelling
+from ensue.tokenizers import Tokenizer, load_tokenizer, train_tokenizer
+from ensue.training.choose import choose
+from ensue.training.config import RunConfig, config_to_dict
+from ensue.training.loop import Loop, Result
+from ensue.training.plan import Machine, Plan
+from ensue.training.tracking import Tracker
+from ensue.views.card import write_card
+from ensue.views.report import write_report
+from ensue.weights import save_weights
+
+
+def train(
+    config: RunConfig[Any], out: str | Path = "", tracker: Tracker | None = None
+) -> Run:
+    """Train a language model, or go on with one.
+
+    Args:
+        config: What to read, which model, how long; zeros are chosen and written into the plan.
+        out: The run folder; empty: a new one below ``runs/``.
+        tracker: Hears how it goes.
+
+    Returns:
+        The finished run.
+
+    Raises:
+        DataError: The data cannot be used, or is not what the run was begun with.
+        RunError: The folder holds another run, or is damaged.
+        StoppedError: Interrupted; the same call goes on.
+        NonFiniteError: The loss is no longer a number.
+    """
+    begun = time.monotonic()
+    tracker = tracker or Tracker()
+    env = start_env()
+    try:
+        path = Path(out) if out else new_run_path(_stem(config))
+        run = _on_first(env, lambda: Run.create(path), lambda: Run(path))
+        if env.rank:
+            return _train(config, run, env, Tracker(), begun)
+        with run.lock():
+            return _train(config, run, env, tracker, begun)
+    finally:
+        env.close()
+
+
+def _train(config: RunConfig[Any], run: Run, env: Env, tracker: Tracker, begun: float) -> Run:
+    if run.plan_path.exists():
+        plan = _same_plan(run, config, env)
+        corpus, tokenizer = _data(plan.config, env, tracker)
+        if corpus.fingerprint != plan.corpus:
+            raise DataError(
+                f"the data is not what {run.path} was begun with",
+                "Put the old data back, or train into another folder with --out.",
+            )
+        if run.weights_path.exists():
+            tracker.notice(f"{run.path} is already trained to its end")
+            return run
+    else:
+        corpus, tokenizer = _data(config, env, tracker)
+        plan = choose(config, corpus, tokenizer, run, env, tracker, begun)
+        if env.rank == 0:
+            tokenizer.save(run.tokenizer_path)
+            write_atomic(run.config_path, to_toml(config_to_dict(plan.config)))
+            run.write_plan(plan.to_json())
+        env.barrier()
+    result = _fit(plan, corpus, tokenizer, run, env, tracker)
+    if env.rank == 0:
+        _leave(plan, result, run, tracker)
+    env.barrier()
+    return run
+
+
+def _same_plan(run: Run, config: RunConfig[Any], env: Env) -> Plan:
+    """Read the plan of a run that was begun, and check that the same is asked for."""
+    plan = Plan.from_json(run.read_plan(), str(run.plan_path))
+    changed = differences(plan.request, config_to_dict(config))
+    if changed:
+        raise RunError(
+            f"{run.path} was begun with another configuration:\n  " + "\n  ".join(changed),
+            "Repeat the old command to go on, or train into another folder with --out.",
+        )
+    return replace(plan, config=replace(plan.config, data=_frozen_data(plan.config, run)))
+
+
+def _frozen_data(config: RunConfig[Any], run: Run) -> Any:
+    return replace(config.data, tokenizer=str(run.tokenizer_path))
+
+
+def _data(
+    config: RunConfig[Any], env: Env, tracker: Tracker
+) -> tuple[Corpus, Tokenizer]:
+    """Tokenise, or find what was tokenised before; one process works, the others then find it."""
+
+    def read() -> Corpus:
+        return prepare(
+            config.data,
+            make_tokenizer=train_tokenizer,
+            load_tokenizer=load_tokenizer,
+            on_progress=tracker.progress,
+        )
+
+    corpus = _on_first(env, read, read)
+    for note in corpus.notes:
+        tracker.notice(note)
+    return corpus, load_tokenizer(corpus.tokenizer_path)
+
+
+def build(plan: Plan, env: Env) -> torch.nn.Module:
+    """Make the model with its first weights, which depend on the seed alone."""
+    torch.manual_seed(plan.config.seed)
+    model: torch.nn.Module = step_of(plan.config.model).model(plan.config.model)
+    return model.to(env.device)
+
+
+def _fit(
+    plan: Plan, corpus: Corpus, tokenizer: Tokenizer, run: Run, env: Env, tracker: Tracker
+) -> Result:
+    config = plan.config
+    torch.set_num_threads(config.train.threads)
+    model = build(plan, env)
+    task = LanguageModelling(
+        corpus.train, corpus.valid, tokenizer, config.model.context_length, config.seed, env.device
+    )
+    loop = Loop(plan, model, task, run, env, tracker)
+    torch.manual_seed(config.seed + 1 + env.rank)  # dropout: each process its own
+    tracker.start(
+        {
+            "run": str(run.path),
+            "model": step_of(config.model).name,
+            "parameters": plan.parameters,
+            "steps": config.steps,
+            "tokens_per_step": config.train.global_batch_size * config.model.context_length,
+        }
+    )
+    return loop.fit()
+
+
+def _leave(plan: Plan, result: Result, run: Run, tracker: Tracker) -> None:
+    """Write what a finished run holds beside its plan."""
+    save_weights(run, result.weights, {"model": step_of(plan.config.model).name})
+    write_card(run, plan.to_json())
+    write_report(run, plan.to_json())
+    tracker.finish(
+        {
+            "run": str(run.path),
+            "bits_per_byte": result.score.bits_per_byte,
+            "loss": result.score.loss,
+            "kept": result.kept,
+            "step": result.step,
+            "report": str(run.report_path),
+        }
+    )
+
+
+def _stem(config: RunConfig[Any]) -> str:
+    source = config.data.sources[0] if config.data.sources else "run"
+    stem = Path(source).name.split(".")[0].strip("-") or "stdin"
+    return f"{stem}-{step_of(config.model).name}"
+
+
+def _on_first(env: Env, first: Any, others: Any) -> Any:
+    """Let the first process do its part before the others do theirs."""
+    if env.rank:
+        env.barrier()
+        return others()
+    result = first()
+    env.barrier()
+    return result

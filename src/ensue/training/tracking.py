@@ -1,0 +1,25 @@
+"""Who is told how a run goes; the metrics file is written by the loop in any case."""
+
+from typing import Any
+
+
+class Tracker:
+    """Hears of a run's events and does nothing; consoles and loggers override what they need."""
+
+    def notice(self, text: str) -> None:
+        """Something that a person should know: what was guessed, chosen, skipped."""
+
+    def progress(self, what: str, done: int, total: int) -> None:
+        """A long preparation goes on (bytes tokenised, candidates measured)."""
+
+    def start(self, info: dict[str, Any]) -> None:
+        """Training begins; `info` holds name, parameters, steps, first step, tokens per step."""
+
+    def step(self, record: dict[str, Any]) -> None:
+        """One update is done; see `ensue.training.loop` for the keys."""
+
+    def evaluated(self, record: dict[str, Any]) -> None:
+        """The validation split was scored."""
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        """The run is complete."""

@@ -1,0 +1,298 @@
+"""The laws of every decoder, and that `check_laws` finds each kind of mistake by its name."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ensue.errors import EnsueError, UsageError
+from ensue.models.gpt2 import GPT2, GPT2Config
+from ensue.models.lstm import LSTM, LSTMConfig
+from ensue.nn.state import KVCache
+from ensue.testing import LawError, check_laws
+
+V = 11
+
+
+@dataclass(frozen=True)
+class Nothing:
+    unused: Tensor
+
+
+class Uniform:
+    """Every token is as likely as any other; no module, no weights."""
+
+    vocab_size = V
+    max_length = None
+
+    def init_state(self, rows: int, memory: Any = None) -> Nothing:
+        return Nothing(torch.zeros(rows))
+
+    def __call__(self, tokens: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        return torch.zeros(*tokens.shape, 1), state
+
+    def head(self, hidden: Tensor) -> Tensor:
+        return hidden.expand(*hidden.shape[:-1], V)
+
+
+@dataclass(frozen=True)
+class GRUState:
+    h: Tensor
+
+
+class GRU(nn.Module):
+    """The example of the documentation."""
+
+    max_length = None
+
+    def __init__(self, vocab_size: int = V, d_model: int = 16) -> None:
+        super().__init__()
+        self.vocab_size = vocab_size
+        self.embedding = nn.Embedding(vocab_size, d_model)
+        self.gru = nn.GRU(d_model, d_model, batch_first=True)
+        self.output = nn.Linear(d_model, vocab_size)
+
+    def init_state(self, rows: int, memory: Any = None) -> GRUState:
+        return GRUState(self.output.weight.new_zeros(rows, self.gru.hidden_size))
+
+    def forward(self, tokens: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        start = self.init_state(len(tokens)) if state is None else state
+        hidden, last = self.gru(self.embedding(tokens), start.h[None])
+        return hidden, state and GRUState(last[0])
+
+    def head(self, hidden: Tensor) -> Tensor:
+        return self.output(hidden)
+
+
+class Attention(nn.Module):
+    """One head of causal attention over a K/V cache, with learnt positions."""
+
+    def __init__(self, context_length: int = 16, d_model: int = 8) -> None:
+        super().__init__()
+        self.vocab_size, self.max_length = V, context_length
+        self.embedding = nn.Embedding(V, d_model)
+        self.position = nn.Embedding(context_length, d_model)
+        self.qkv = nn.Linear(d_model, 3 * d_model)
+        self.dropout = nn.Dropout(0.5)  # must be off while the laws are checked
+        self.output = nn.Linear(d_model, V)
+
+    def init_state(self, rows: int, memory: Any = None) -> KVCache:
+        weight = self.output.weight
+        return KVCache.empty(rows, 1, self.max_length, 1, weight.shape[1], weight)
+
+    def places(self, state: KVCache, steps: int) -> Tensor:
+        return state.positions(steps)
+
+    def mask(self, places: Tensor) -> Tensor:
+        return torch.arange(self.max_length) <= places[..., None]  # (B, T, S)
+
+    def forward(self, tokens: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        kept = self.init_state(len(tokens)) if state is None else state
+        places = self.places(kept, tokens.shape[1])
+        x = self.dropout(self.embedding(tokens) + self.position(places))
+        q, k, v = self.qkv(x).unsqueeze(2).chunk(3, dim=-1)
+        kept.write(0, places, k, v)
+        weights = q.squeeze(2) @ kept.k[:, 0, :, 0].mT
+        weights = weights.masked_fill(~self.mask(places), -torch.inf).softmax(dim=-1)
+        return x + weights @ kept.v[:, 0, :, 0], state and kept.advanced(tokens.shape[1])
+
+    def head(self, hidden: Tensor) -> Tensor:
+        return self.output(hidden)
+
+
+DECODERS: list[tuple[str, Callable[[], Any]]] = [
+    ("uniform", Uniform),
+    ("gru", GRU),
+    ("attention", Attention),
+    ("lstm", lambda: LSTM(LSTMConfig(vocab_size=V, d_model=16, num_layers=2, dropout=0.1))),
+    ("gpt2", lambda: GPT2(GPT2Config(vocab_size=V, context_length=80, d_model=16, num_layers=2,
+                                     num_heads=2, dropout=0.1))),
+    ("gpt", lambda: GPT2(GPT2Config(vocab_size=V, context_length=24, d_model=16, num_layers=2,
+                                    num_heads=2, post_norm=True))),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("make", [make for _, make in DECODERS], ids=[name for name, _ in DECODERS])
+@pytest.mark.parametrize("steps", [3, 12])
+def test_every_decoder_keeps_the_laws(make, steps):
+    torch.manual_seed(1)
+    check_laws(make(), steps=steps)
+
+
+def test_a_cache_that_grows_keeps_the_laws():
+    """GPT-2's cache grows by 64 slots: rows on both sides of the step must still agree."""
+    torch.manual_seed(1)
+    config = GPT2Config(vocab_size=V, context_length=70, d_model=8, num_layers=1, num_heads=1)
+    check_laws(GPT2(config), steps=70)
+
+
+class Peeks(Attention):
+    """Looks one position ahead."""
+
+    def mask(self, places):
+        return torch.arange(self.max_length) <= places[..., None] + 1
+
+
+class PeeksInTraining(GRU):
+    """Reads backwards, but only without a state: training looks wonderful."""
+
+    def forward(self, tokens, state=None):
+        hidden, after = super().forward(tokens, state)
+        return (hidden if state else hidden.flip(1)), after
+
+
+class LeaksRows(GRU):
+    """Normalises over the batch."""
+
+    def forward(self, tokens, state=None):
+        hidden, state = super().forward(tokens, state)
+        return hidden - hidden.mean(dim=0), state
+
+
+class IgnoresState(GRU):
+    """Starts from zeros at every call."""
+
+    def forward(self, tokens, state=None):
+        return super().forward(tokens, state and self.init_state(len(tokens)))
+
+
+class RestartsPositions(Attention):
+    """Counts positions from 0 at every call."""
+
+    def places(self, state, steps):
+        return torch.arange(steps).expand(len(state.length), steps)
+
+
+class OnePositionForAll(Attention):
+    """Takes the position of the longest row for all of them: right until rows are ragged."""
+
+    def places(self, state, steps):
+        return replace(state, length=state.length.max().expand_as(state.length)).positions(steps)
+
+
+class KeepsOnModule(GRU):
+    """Remembers on the module instead of in the state."""
+
+    h: Any = None
+
+    def forward(self, tokens, state=None):
+        if state is not None and self.h is not None and len(self.h) == len(tokens):
+            state = GRUState(self.h)
+        hidden, after = super().forward(tokens, state)
+        self.h = after and after.h
+        return hidden, after
+
+
+@dataclass(frozen=True)
+class BoxedState:
+    rows: Tensor
+    box: list[Tensor]
+
+
+class HidesFromCopies(GRU):
+    """Keeps its memory where select_rows cannot see it."""
+
+    def init_state(self, rows, memory=None):
+        return BoxedState(torch.zeros(rows), [super().init_state(rows).h])
+
+    def forward(self, tokens, state=None):
+        kept = state if state is not None else self.init_state(len(tokens))
+        hidden, last = self.gru(self.embedding(tokens), kept.box[0][None])
+        kept.box[0] = last[0]
+        return hidden, state
+
+
+class DropsInEvaluation(GRU):
+    """Applies dropout whatever the mode."""
+
+    def forward(self, tokens, state=None):
+        hidden, state = super().forward(tokens, state)
+        return F.dropout(hidden, 0.5, training=True), state
+
+
+class TupleState(GRU):
+    def init_state(self, rows, memory=None):
+        return (super().init_state(rows).h,)
+
+
+class LogitsOfTheLast(GRU):
+    def head(self, hidden):
+        return super().head(hidden[:, -1])
+
+
+BROKEN = [
+    (Peeks, "causal"),
+    (PeeksInTraining, "causal"),
+    (LeaksRows, "rows"),
+    (IgnoresState, "split"),
+    (RestartsPositions, "split"),
+    (OnePositionForAll, "ragged"),
+    (KeepsOnModule, "state"),
+    (HidesFromCopies, "state"),
+    (DropsInEvaluation, "state"),
+    (TupleState, "contract"),
+    (LogitsOfTheLast, "contract"),
+]
+
+
+@pytest.mark.parametrize(("broken", "law"), BROKEN, ids=[b.__name__ for b, _ in BROKEN])
+def test_a_broken_decoder_is_caught_by_the_law_it_breaks(broken, law):
+    torch.manual_seed(1)
+    with pytest.raises(LawError) as caught:
+        check_laws(broken())
+    assert caught.value.law == law, str(caught.value)
+
+
+def test_the_smallest_example_is_shown():
+    """A message about 12 tokens is no help where 2 show the mistake."""
+    torch.manual_seed(1)
+    with pytest.raises(LawError, match="in 2 tokens read at once"):
+        check_laws(Peeks())
+    with pytest.raises(LawError, match=r"2 tokens read at once, and in pieces of \[1, 1\]"):
+        check_laws(IgnoresState())
+
+
+class DrawsFromTheBatch(GRU):
+    """Depends on how many rows there are, in the third token of a row only."""
+
+    def forward(self, tokens, state=None):
+        hidden, after = super().forward(tokens, state)
+        return hidden + (0.01 * len(tokens) if tokens.shape[1] == 1 else 0.0), after
+
+
+def test_a_leak_in_single_steps_alone_is_caught():
+    torch.manual_seed(1)
+    with pytest.raises(LawError) as caught:
+        check_laws(DrawsFromTheBatch())
+    assert caught.value.law in ("rows", "split", "ragged")
+
+
+def test_a_law_error_is_an_assertion_and_one_of_ours():
+    """So that pytest shows it as a failure, and the command line without a traceback."""
+    assert issubclass(LawError, AssertionError)
+    assert issubclass(LawError, EnsueError)
+
+
+def test_the_mode_is_left_as_it_was():
+    """A check in the middle of training must not switch dropout off for the rest of it."""
+    model = Attention().train()
+    model.output.eval()
+    check_laws(model)
+    assert model.training
+    assert model.dropout.training
+    assert not model.output.training
+
+
+@pytest.mark.parametrize("given", [{"steps": 2}, {"tolerance": 0.0}, {"tolerance": float("nan")}])
+def test_a_check_that_checks_nothing_is_refused(given):
+    with pytest.raises(UsageError):
+        check_laws(Uniform(), **given)
+
+
+def test_a_class_in_place_of_a_model_is_explained():
+    with pytest.raises(UsageError, match="GRU is a class"):
+        check_laws(GRU)
