@@ -1,4 +1,4 @@
-'''The laws of a decoder as a public check, for people's own models.
+"""The laws of a decoder as a public check, for people's own models.
 
 A model that passes may be trained, compared, generated from and served beside ours::
 
@@ -29,9 +29,9 @@ A model that passes may be trained, compared, generated from and served beside o
             return self.output(hidden)
 
     check_laws(GRU())
-'''
+"""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,25 +58,22 @@ class LawError(EnsueError, AssertionError):
     """
 
     def __init__(self, law: str, what: str, hint: str = "") -> None:
-        super().__init__(f"law {law!r} is broken: {what}", hint)
+        super().__init__(f"the law {law!r} is broken: {what}", hint)
         self.law = law
 
 
-def check_laws(
-    decoder: Decoder, *, seed: int = 0, steps: int = 12, tolerance: float = 1e-5
-) -> None:
+def check_laws(decoder: object, *, seed: int = 0, steps: int = 12, tolerance: float = 1e-5) -> None:
     """Check that a decoder keeps the laws of `ensue.decoding.decoder`; silent when it does.
 
-    The checks come in such an order that a mistake is found by the law it breaks: contract, state
-    (nothing is kept on the module, and `select_rows` gives copies), causal, rows, split, ragged,
-    seed. Dropout is off meanwhile. Weights that are all zero, or that make a layer do nothing, keep
-    every law: check a model whose weights are random.
+    The order is such that a mistake is found by the law it breaks: contract, state (nothing is kept
+    on the module, and `select_rows` gives copies), causal, rows, split, ragged, seed. Dropout is off
+    meanwhile. A layer whose weights are all zero keeps every law: check a model with random ones.
 
     Args:
         decoder: The model, not its class; on any device.
         seed: For the random tokens.
-        steps: Longest text that is tried, cut to the decoder's `max_length`; at least 3. Try more
-            than one block where a model has blocks of its own (chunks, cache slots).
+        steps: Longest text that is tried, cut to the decoder's `max_length`; at least 3. Where a
+            model works in blocks (chunks, cache slots), try more than one block.
         tolerance: Largest difference of two logits that should be equal, relative to the largest
             logit where that is above 1. The default fits float32; bfloat16 needs about 0.05.
 
@@ -88,15 +85,31 @@ def check_laws(
         raise UsageError(f"steps is {steps}; it must be at least 3")
     if not tolerance > 0:
         raise UsageError(f"tolerance is {tolerance}; it must be above 0")
+    checked = _as_decoder(decoder)
+    with torch.inference_mode(), evaluating(checked):
+        trial = _trial(checked, seed, steps, tolerance)
+        for name, law, hint in LAWS:
+            for n in sorted({1, 2, 3, trial.length // 2 + 1, trial.length}):
+                if n <= trial.length and law(trial, n):
+                    smaller = (law(trial, fewer) for fewer in range(1, n + 1))
+                    raise LawError(name, next(what for what in smaller if what), hint)
+
+
+def _as_decoder(decoder: object) -> Decoder:
     if isinstance(decoder, type):
         raise UsageError(
             f"{decoder.__name__} is a class; the laws are about a model",
             f"Give one: check_laws({decoder.__name__}(...))",
         )
-    with torch.inference_mode(), evaluating(decoder):
-        trial = _trial(decoder, seed, steps, tolerance)
-        for law in (_state, _causal, _rows, _split, _ragged, _seed):
-            law(trial)
+    if not isinstance(decoder, Decoder):
+        names = ("vocab_size", "max_length", "init_state", "head", "__call__")
+        missing = [name for name in names if not hasattr(decoder, name)]
+        raise LawError(
+            "contract",
+            f"{type(decoder).__name__} has no {', '.join(missing)}",
+            "See ensue.decoding.decoder.Decoder for what each of them is.",
+        )
+    return decoder
 
 
 @dataclass(frozen=True)
@@ -124,6 +137,10 @@ class _Trial:
         """Read from the beginning, with a state."""
         return self.read(tokens, self.decoder.init_state(len(tokens)))
 
+    def logits(self, tokens: Int[Tensor, "B T"], mode: str) -> Float[Tensor, "B T V"]:
+        """Read from the beginning in one of the `MODES`."""
+        return (self.read if mode == MODES[0] else self.fresh)(tokens)[0]
+
     def pieces(self, tokens: Int[Tensor, "B T"], sizes: Sequence[int]) -> Float[Tensor, "B T V"]:
         """Read from the beginning, in pieces of these sizes."""
         state = self.decoder.init_state(len(tokens))
@@ -133,27 +150,17 @@ class _Trial:
             logits.append(given)
         return torch.cat(logits, dim=1)
 
-    def distance(self, a: Tensor, b: Tensor) -> float:
-        """Largest difference, in units of the tolerance: above 1 is too much (NaN as well)."""
+    def gap(self, a: Tensor, b: Tensor) -> str:
+        """Say by how much two logits differ; empty when they agree."""
         a, b = a.double(), b.double()
         never = (a == b) & a.isinf()  # minus infinity on both sides is agreement
-        gap = torch.where(never, 0.0, a - b).abs().max()
-        scale = torch.where(b.isfinite(), b, 0.0).abs().max().clamp(min=1.0)
-        return float(gap / scale) / self.tolerance
-
-    def differ(self, a: Tensor, b: Tensor) -> bool:
-        return not self.distance(a, b) <= 1
-
-    def gap(self, a: Tensor, b: Tensor) -> str:
-        return f"the logits differ by {self.distance(a, b) * self.tolerance:.1e}"
+        gap = float(torch.where(never, 0.0, a - b).abs().max())
+        scale = float(torch.where(b.isfinite(), b, 0.0).abs().max().clamp(min=1.0))
+        # "not <=" rather than ">": NaN does not agree
+        return f"the logits differ by {gap:.1e}" if not gap <= self.tolerance * scale else ""
 
 
-Modes = Iterator[tuple[str, Callable[[Tensor], Tensor]]]
-
-
-def _modes(trial: _Trial) -> Modes:
-    yield "without a state", lambda tokens: trial.read(tokens)[0]
-    yield "with a state", lambda tokens: trial.fresh(tokens)[0]
+MODES = ("without a state", "with a state")
 
 
 def _trial(decoder: Decoder, seed: int, steps: int, tolerance: float) -> _Trial:
@@ -164,9 +171,11 @@ def _trial(decoder: Decoder, seed: int, steps: int, tolerance: float) -> _Trial:
     generator = torch.Generator().manual_seed(seed)
     shape = (ROWS, steps if limit is None else min(steps, limit))
     tokens = torch.randint(vocab_size, shape, generator=generator)
-    step = torch.randint(1, vocab_size, shape, generator=generator)
+    shift = torch.randint(1, vocab_size, shape, generator=generator)
     device = device_of(decoder)
-    trial = _Trial(decoder, tokens.to(device), ((tokens + step) % vocab_size).to(device), tolerance)
+    trial = _Trial(
+        decoder, tokens.to(device), ((tokens + shift) % vocab_size).to(device), tolerance
+    )
     state = decoder.init_state(ROWS)
     if not hasattr(state, "__dataclass_fields__"):
         raise LawError(
@@ -191,156 +200,133 @@ def _trial(decoder: Decoder, seed: int, steps: int, tolerance: float) -> _Trial:
     return trial
 
 
-def _state(trial: _Trial) -> None:
+def _state(trial: _Trial, n: int) -> str:
     """All memory is in the state, and `select_rows` copies it."""
-    hint = "Keep nothing on the module between calls; give all memory back in the state."
-    every = torch.arange(ROWS, device=trial.tokens.device)
-    for mode, logits_of in _modes(trial):
-        first = logits_of(trial.tokens)
-        logits_of(trial.other)
-        again = logits_of(trial.tokens)
-        if trial.differ(again, first):
-            gap = trial.gap(again, first)
-            raise LawError("state", f"the same call, {mode}, twice: {gap}", hint)
-    for n in range(2, trial.length + 1):
-        tokens, other = trial.tokens[:, :n], trial.other[:, n - 1 : n]
-        expected = trial.pieces(tokens, [n - 1, 1])[:, -1:]
-        state = trial.fresh(tokens[:, :-1])[1]
-        copy = select_rows(state, every)
-        trial.read(other, state)
-        got = trial.read(tokens[:, -1:], copy)[0]
-        if trial.differ(got, expected):
-            raise LawError(
-                "state",
-                f"after {n - 1} tokens the state was copied by select_rows, the original read on, "
-                f"and the copy changed: {trial.gap(got, expected)}",
-                hint,
-            )
+    tokens, other = trial.tokens[:, :n], trial.other[:, :n]
+    for mode in MODES:
+        first = trial.logits(tokens, mode)
+        trial.logits(other, mode)
+        if gap := trial.gap(trial.logits(tokens, mode), first):
+            return f"the same call with {n} tokens, {mode}, twice: {gap}"
+    if n == 1:
+        return ""
+    expected = trial.pieces(tokens, [n - 1, 1])[:, -1:]
+    state = trial.fresh(tokens[:, :-1])[1]
+    copy = select_rows(state, torch.arange(ROWS, device=tokens.device))
+    trial.read(other[:, -1:], state)
+    if gap := trial.gap(trial.read(tokens[:, -1:], copy)[0], expected):
+        return f"the state after {n - 1} tokens read on, and its copy by select_rows changed: {gap}"
+    return ""
 
 
-def _causal(trial: _Trial) -> None:
-    for mode, logits_of in _modes(trial):
-        for n in range(2, trial.length + 1):  # the shortest text that shows it comes first
-            tokens = trial.tokens[:, :n]
-            changed = torch.cat([tokens[:, :-1], trial.other[:, n - 1 : n]], dim=1)
-            before, after = logits_of(tokens)[:, :-1], logits_of(changed)[:, :-1]
-            if trial.differ(after, before):
-                raise LawError(
-                    "causal",
-                    f"in {n} tokens read at once, {mode}, another last token changes what stands "
-                    f"before it: {trial.gap(after, before)}",
-                    "A position may look at itself and earlier ones only: see the mask.",
-                )
+def _causal(trial: _Trial, n: int) -> str:
+    """What comes later changes no earlier logit."""
+    tokens = trial.tokens[:, :n]
+    for mode in MODES:
+        expected = trial.logits(tokens, mode)
+        for same in {1, n // 2, n - 1} - {0, n}:
+            changed = torch.cat([tokens[:, :same], trial.other[:, same:n]], dim=1)
+            if gap := trial.gap(trial.logits(changed, mode)[:, :same], expected[:, :same]):
+                return f"{n} tokens, {mode}; others after the first {same} change these: {gap}"
+    return ""
 
 
-def _rows(trial: _Trial) -> None:
-    hint = "No statistic, buffer or softmax may run over the row dimension."
-    for mode, logits_of in _modes(trial):
-        for n in range(1, trial.length + 1):
-            tokens = trial.tokens[:, :n]
-            changed = torch.cat([tokens[:1], trial.other[1:, :n]])
-            for name, seen in (
-                ("another row changes it", logits_of(changed)[:1]),
-                ("alone it gets something else", logits_of(tokens[:1])),
-            ):
-                expected = logits_of(tokens)[:1]
-                if trial.differ(seen, expected):
-                    gap = trial.gap(seen, expected)
-                    raise LawError("rows", f"a row of {n} tokens, {mode}: {name}: {gap}", hint)
+def _rows(trial: _Trial, n: int) -> str:
+    """A row gets the same beside other rows, and alone."""
+    tokens = trial.tokens[:, :n]
+    changed = torch.cat([tokens[:1], trial.other[1:, :n]])
+    for mode in MODES:
+        expected = trial.logits(tokens, mode)[:1]
+        if gap := trial.gap(trial.logits(changed, mode)[:1], expected):
+            return f"{ROWS} rows of {n} tokens, {mode}: the others change the first: {gap}"
+        if gap := trial.gap(trial.logits(tokens[:1], mode), expected):
+            return f"a row of {n} tokens, {mode}, alone and as one of {ROWS}: {gap}"
+    return ""
 
 
-def _split(trial: _Trial) -> None:
-    for n in range(1, trial.length + 1):
-        tokens = trial.tokens[:, :n]
-        whole = trial.fresh(tokens)[0]
-        training = trial.read(tokens)[0]
-        if trial.differ(whole, training):
-            raise LawError(
-                "split",
-                f"{n} tokens read with a state and without one: {trial.gap(whole, training)}",
-                "Training and decoding must be one function: positions from 0, the same mask.",
-            )
-        first = n // 3
-        for sizes in ([1] * n, [n - 1, 1], [1, n - 1], [first, n - first]):
-            sizes = [size for size in sizes if size]
-            got = trial.pieces(tokens, sizes)
-            if trial.differ(got, whole):
-                raise LawError(
-                    "split",
-                    f"{n} tokens read at once, and in pieces of {sizes}: {trial.gap(got, whole)}",
-                    "Does a call go on from the state, at the right position?",
-                )
+def _split(trial: _Trial, n: int) -> str:
+    """One call equals any pieces of it, and the form without a state."""
+    tokens = trial.tokens[:, :n]
+    whole = trial.fresh(tokens)[0]
+    if gap := trial.gap(trial.read(tokens)[0], whole):
+        return f"{n} tokens read with a state, and without one: {gap}"
+    for sizes in ([1] * n, [n - 1, 1], [1, n - 1], [n // 3, n - n // 3]):
+        sizes = [size for size in sizes if size]
+        if gap := trial.gap(trial.pieces(tokens, sizes), whole):
+            return f"{n} tokens read at once, and in pieces of {sizes}: {gap}"
+    return ""
 
 
-def _ragged(trial: _Trial) -> None:
-    """Rows of different lengths join, one leaves, another comes: each gets what it gets alone."""
-    for longest in range(1, trial.length):
-        lengths = [longest, (longest + 1) // 2, 1]
-        more = min(3, trial.length - longest)
-        rows = [trial.tokens[i : i + 1, : n + more] for i, n in enumerate(lengths)]
-        alone = [trial.pieces(row, [n] + [1] * more) for row, n in zip(rows, lengths, strict=True)]
-        states = [trial.fresh(row[:, :n])[1] for row, n in zip(rows, lengths, strict=True)]
-        joined = join_rows(states)
-        for step in range(more):
-            newest = [row[:, n + step] for row, n in zip(rows, lengths, strict=True)]
-            logits, joined = trial.read(torch.stack(newest), joined)
-            for i, n in enumerate(lengths):
-                _compare_ragged(trial, lengths, step, i, logits[i, -1], alone[i][0, n + step])
-        order = torch.tensor([2, 0], device=trial.tokens.device)
-        _check_left(trial, joined, order, lengths, more)
+def _ragged(trial: _Trial, n: int) -> str:
+    """Rows of different lengths join, advance, change places and leave: each as if it were alone.
+
+    The longest row ends at n tokens.
+    """
+    more = min(3, n - 1)  # tokens that each row reads in company
+    if not more:
+        return ""
+    lengths = [n - more, (n - more + 1) // 2, 1]
+    ends = [length + more for length in lengths]
+    alone = [
+        trial.pieces(trial.tokens[i : i + 1, :end], [end - more] + [1] * more)[0]
+        for i, end in enumerate(ends)
+    ]
+    state = join_rows([trial.fresh(trial.tokens[i : i + 1, :k])[1] for i, k in enumerate(lengths)])
+    rows = list(range(ROWS))
+    for step in range(more):
+        if step == more - 1:  # the last step goes on without one row, and in another order
+            rows = [2, 0]
+            state = select_rows(state, torch.tensor(rows, device=trial.tokens.device))
+        at = [lengths[i] + step for i in rows]
+        newest = torch.stack([trial.tokens[i, t : t + 1] for i, t in zip(rows, at, strict=True)])
+        logits, state = trial.read(newest, state)
+        for place, (i, t) in enumerate(zip(rows, at, strict=True)):
+            if gap := trial.gap(logits[place, 0], alone[i][t]):
+                others = f"{lengths} tokens joined, {step + 1} more read by rows {rows}"
+                return f"{others}: row {i} gets what it does not get alone: {gap}"
+    return ""
 
 
-def _check_left(trial: _Trial, joined: Any, order: Tensor, lengths: list[int], more: int) -> None:
-    """Rows leave a ragged batch, and the others change places."""
-    if lengths[0] + more >= trial.length:
-        return
-    kept = [int(i) for i in order]
-    ends = [lengths[i] + more for i in kept]
-    newest = torch.stack([trial.tokens[i, n : n + 1] for i, n in zip(kept, ends, strict=True)])
-    logits, _ = trial.read(newest, select_rows(joined, order))
-    for place, (i, n) in enumerate(zip(kept, ends, strict=True)):
-        expected = trial.pieces(trial.tokens[i : i + 1, : n + 1], [n, 1])[0, -1]
-        _compare_ragged(trial, lengths, more, i, logits[place, -1], expected)
-
-
-def _compare_ragged(
-    trial: _Trial, lengths: list[int], step: int, row: int, got: Tensor, expected: Tensor
-) -> None:
-    if trial.differ(got, expected):
-        raise LawError(
-            "ragged",
-            f"rows of {lengths} tokens joined by join_rows, step {step + 1}: the row of "
-            f"{lengths[row]} gets what it does not get alone: {trial.gap(got, expected)}",
-            "Is each row's position its own (a tensor in the state, not an int), and are slots "
-            "beyond its length masked?",
-        )
-
-
-def _seed(trial: _Trial) -> None:
+def _seed(trial: _Trial, n: int) -> str:
     """Through the engine, a row gets the same tokens alone and beside others."""
-    lengths = [max(1, trial.length // 2), 1, max(1, trial.length // 3)]
-    prompts = [trial.tokens[i, :n].tolist() for i, n in enumerate(lengths)]
+    lengths = [n, 1, (n + 1) // 2]
+    prompts = [trial.tokens[i, :k].tolist() for i, k in enumerate(lengths)]
     samplings = [
-        Sampling(seed=7 + i, temperature=temperature, max_new_tokens=trial.length)
+        Sampling(seed=7 + i, temperature=temperature, max_new_tokens=n)
         for i, temperature in enumerate((1.0, 0.0, 1.5))
     ]
     together = list(generate(trial.decoder, prompts, samplings))
     for i in range(ROWS):
         mine = [event for event in together if event.row == i]
         alone = list(generate(trial.decoder, [prompts[i]], [samplings[i]]))
-        same = [event.token for event in mine] == [event.token for event in alone]
-        if not (same and _close(mine, alone, trial.tolerance)):
-            raise LawError(
-                "seed",
+        if not _agree(mine, alone, trial.tolerance):
+            return (
                 f"a prompt of {lengths[i]} tokens gives {[e.token for e in alone]} alone, and "
-                f"{[e.token for e in mine]} beside prompts of {lengths} tokens",
-                "Does anything in the model draw random numbers, or depend on the batch?",
+                f"{[e.token for e in mine]} beside prompts of {lengths} tokens"
             )
+    return ""
 
 
-def _close(mine: list[Event], alone: list[Event], tolerance: float) -> bool:
-    # A logprob is a difference of two logits: twice their tolerance, and some for the sum.
-    pairs = zip(mine, alone, strict=True)
-    return all(
-        abs(a.logprob - b.logprob) <= 10 * tolerance * max(1.0, -b.logprob) for a, b in pairs
+def _agree(mine: list[Event], alone: list[Event], tolerance: float) -> bool:
+    """Tell whether tokens are equal, and their log probabilities nearly so."""
+    return len(mine) == len(alone) and all(
+        a.token == b.token
+        # a difference of two logits: twice their tolerance, and some for the sum over all
+        and abs(a.logprob - b.logprob) <= 10 * tolerance * max(1.0, -b.logprob)
+        for a, b in zip(mine, alone, strict=True)
     )
+
+
+LAWS: tuple[tuple[str, Callable[[_Trial, int], str], str], ...] = (
+    ("state", _state, "Keep nothing on the module between calls: all memory is in the state."),
+    ("causal", _causal, "A position may look at itself and at earlier ones: see the mask."),
+    ("rows", _rows, "No statistic, buffer or softmax may run over the row dimension."),
+    ("split", _split, "Does a call go on from the state it is given, at the right position?"),
+    (
+        "ragged",
+        _ragged,
+        "Is each row's position its own (a tensor in the state, not an int), and are slots beyond "
+        "its length masked?",
+    ),
+    ("seed", _seed, "Does anything in the model draw random numbers, or depend on the batch?"),
+)

@@ -104,16 +104,22 @@ class Attention(nn.Module):
         return self.output(hidden)
 
 
+SMALL: dict[str, Any] = {"vocab_size": V, "context_length": 16, "dropout": 0.1}
+
+
+def tiny_gpt2(**changed: Any) -> GPT2:
+    config = GPT2Config(**{**SMALL, **changed}, d_model=16, num_layers=2, num_heads=2)
+    return GPT2(config)
+
+
 DECODERS: list[tuple[str, Callable[[], Any]]] = [
     ("uniform", Uniform),
     ("gru", GRU),
     ("attention", Attention),
-    ("lstm", lambda: LSTM(LSTMConfig(vocab_size=V, d_model=16, num_layers=2, dropout=0.1))),
-    ("gpt2", lambda: GPT2(GPT2Config(vocab_size=V, context_length=80, d_model=16, num_layers=2,
-                                     num_heads=2, dropout=0.1))),
-    ("gpt", lambda: GPT2(GPT2Config(vocab_size=V, context_length=24, d_model=16, num_layers=2,
-                                    num_heads=2, post_norm=True))),
-]  # fmt: skip
+    ("lstm", lambda: LSTM(LSTMConfig(d_model=16, num_layers=2, **SMALL))),
+    ("gpt2", lambda: tiny_gpt2(context_length=80)),
+    ("gpt", lambda: tiny_gpt2(context_length=24, post_norm=True)),
+]
 
 
 @pytest.mark.parametrize("make", [make for _, make in DECODERS], ids=[name for name, _ in DECODERS])
@@ -126,8 +132,7 @@ def test_every_decoder_keeps_the_laws(make, steps):
 def test_a_cache_that_grows_keeps_the_laws():
     """GPT-2's cache grows by 64 slots: rows on both sides of the step must still agree."""
     torch.manual_seed(1)
-    config = GPT2Config(vocab_size=V, context_length=70, d_model=8, num_layers=1, num_heads=1)
-    check_laws(GPT2(config), steps=70)
+    check_laws(tiny_gpt2(context_length=70), steps=70)
 
 
 class Peeks(Attention):
@@ -224,6 +229,17 @@ class LogitsOfTheLast(GRU):
         return super().head(hidden[:, -1])
 
 
+class NoHead:
+    vocab_size = V
+    max_length = None
+
+    def init_state(self, rows, memory=None):
+        return Nothing(torch.zeros(rows))
+
+    def __call__(self, tokens, state=None):
+        return torch.zeros(*tokens.shape, 1), state
+
+
 BROKEN = [
     (Peeks, "causal"),
     (PeeksInTraining, "causal"),
@@ -236,6 +252,7 @@ BROKEN = [
     (DropsInEvaluation, "state"),
     (TupleState, "contract"),
     (LogitsOfTheLast, "contract"),
+    (NoHead, "contract"),
 ]
 
 
@@ -250,7 +267,9 @@ def test_a_broken_decoder_is_caught_by_the_law_it_breaks(broken, law):
 def test_the_smallest_example_is_shown():
     """A message about 12 tokens is no help where 2 show the mistake."""
     torch.manual_seed(1)
-    with pytest.raises(LawError, match="in 2 tokens read at once"):
+    with pytest.raises(
+        LawError, match="2 tokens, without a state; others after the first 1 change these"
+    ):
         check_laws(Peeks())
     with pytest.raises(LawError, match=r"2 tokens read at once, and in pieces of \[1, 1\]"):
         check_laws(IgnoresState())

@@ -18,7 +18,6 @@ memory, refuses what is not contiguous, turns Ctrl-C into an error, and needs 20
 import os
 import random
 import re
-import shutil
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -42,6 +41,7 @@ from ensue.files import (
     read_json,
     read_sealed,
     remove_temporaries,
+    remove_tree,
     require_free,
     seal,
     sha256_file,
@@ -112,8 +112,6 @@ def save_checkpoint(
     parts = _parts_to_write(tensors)
     state_json = dump_json(dict(state))
     needed = sum(_on_every_rank(lambda: _estimate(parts) + len(state_json)))
-    if _on_first_rank(lambda: _prepare(final, temporary, needed)):
-        return final
 
     def write_shard() -> tuple[str, Digest]:
         with writing(final, needed):
@@ -124,11 +122,12 @@ def save_checkpoint(
             _complete(temporary, final, step, dict(shards), state_json)
 
     try:
-        shards = _on_every_rank(write_shard)
-        _on_first_rank(complete)
+        if not _on_first_rank(lambda: _prepare(final, temporary, needed)):
+            shards = _on_every_rank(write_shard)
+            _on_first_rank(complete)
     except BaseException:
         if _rank() == 0:
-            shutil.rmtree(temporary, ignore_errors=True)
+            remove_tree(temporary)
         raise
     return final
 
@@ -178,7 +177,7 @@ def _prepare(final: Path, temporary: Path, needed: int) -> bool:
             _verify(final)
             return True
     with writing(final, needed):
-        shutil.rmtree(temporary, ignore_errors=True)
+        remove_tree(temporary)
         require_free(final, needed)
         temporary.mkdir(parents=True)
         fsync_dir(final.parent.parent)
@@ -330,9 +329,9 @@ def _looks_whole(path: Path) -> bool:
 def _discard(path: Path) -> None:
     """Delete a folder in one step: a kill leaves it whole, or as something to clear away."""
     doomed = path.with_name(f"{TEMPORARY}discarded-{path.name}")
-    shutil.rmtree(doomed, ignore_errors=True)
+    remove_tree(doomed)
     os.rename(path, doomed)
-    shutil.rmtree(doomed, ignore_errors=True)
+    remove_tree(doomed)
 
 
 # --- loading --------------------------------------------------------------------------------------

@@ -79,7 +79,9 @@ class Chooser:
             model = replace(model, context_length=longest)
         if model.dropout < 0:
             model = replace(model, dropout=0.0)
-        return replace(self.config, size=size, model=model, train=self._train(size, model))
+        return replace(
+            self.config, size=size, budget="", model=model, train=self._train(size, model)
+        )
 
     def _train(self, size: str, model: Any) -> TrainConfig:
         train = self.config.train
@@ -209,7 +211,6 @@ class Chooser:
         tokens = train.global_batch_size * config.model.context_length * steps
         return replace(
             config,
-            budget="",
             checkpoint_every=config.checkpoint_every or max(1, every),
             train=replace(
                 train,

@@ -30,7 +30,10 @@ from ensue.weights import save_weights
 
 
 def train(
-    config: RunConfig[Any], out: str | Path = "", tracker: Tracker | None = None
+    config: RunConfig[Any],
+    out: str | Path = "",
+    tracker: Tracker | None = None,
+    begun: float = 0.0,
 ) -> Run:
     """Train a language model, or go on with one.
 
@@ -38,6 +41,7 @@ def train(
         config: What to read, which model, how long; zeros are chosen and written into the plan.
         out: The run folder; empty: a new one below ``runs/``.
         tracker: Hears how it goes.
+        begun: `time.monotonic` from which a time budget counts; 0: now.
 
     Returns:
         The finished run.
@@ -48,7 +52,7 @@ def train(
         StoppedError: Interrupted; the same call goes on.
         NonFiniteError: The loss is no longer a number.
     """
-    begun = time.monotonic()
+    begun = begun or time.monotonic()
     tracker = tracker or Tracker()
     env = start_env()
     try:
@@ -113,7 +117,7 @@ def _data(
     def read() -> Corpus:
         return prepare(
             config.data,
-            make_tokenizer=train_tokenizer,
+            make_tokenizer=lambda kind, texts, size: train_tokenizer(kind, texts, vocab_size=size),
             load_tokenizer=load_tokenizer,
             on_progress=tracker.progress,
         )

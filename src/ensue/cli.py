@@ -1,0 +1,145 @@
+"""The command line: one function for each verb, and nothing but a call into the library.
+
+Neither ``ensue`` nor ``ensue --help`` imports torch: heavy imports stand inside the verbs.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ensue import __version__
+from ensue.errors import EnsueError, UsageError, nearest
+
+if TYPE_CHECKING:
+    from ensue.console import Console
+    from ensue.training.config import RunConfig
+
+
+def demo(argv: Sequence[str]) -> None:
+    """Train on this Python's own documentation and source, and continue a prompt (5 minutes)."""
+    from ensue.commands import DemoArgs, parse, run_demo
+
+    run_demo(parse(DemoArgs, argv, "demo", demo.__doc__), _console())
+
+
+def train(argv: Sequence[str]) -> None:
+    """Train a model on your own text, or go on with a run that was stopped."""
+    from ensue.commands import parse_train, run_train
+
+    config, out = parse_train(argv, train.__doc__)
+    run_train(config, out, _console())
+
+
+def generate(argv: Sequence[str]) -> None:
+    """Continue a prompt with a trained run."""
+    from ensue.commands import GenerateArgs, parse, run_generate
+
+    run_generate(parse(GenerateArgs, argv, "generate", generate.__doc__), _console())
+
+
+def evaluate(argv: Sequence[str]) -> None:
+    """Score a run on a text: bits per byte."""
+    from ensue.commands import EvaluateArgs, parse, run_evaluate
+
+    run_evaluate(parse(EvaluateArgs, argv, "evaluate", evaluate.__doc__), _console())
+
+
+def plan(argv: Sequence[str]) -> None:
+    """Show parameters, operations, memory, time and data problems before anything is spent."""
+    from ensue.commands import run_plan
+
+    run_plan(argv, plan.__doc__, _console())
+
+
+def data(argv: Sequence[str]) -> None:
+    """List or fetch named public data sets."""
+    from ensue.commands import DataArgs, parse, run_data
+
+    run_data(parse(DataArgs, argv, "data", data.__doc__), _console())
+
+
+def lineage(argv: Sequence[str]) -> None:
+    """Print the models in the order of the lecture, and what each of them remembers."""
+    from ensue.commands import LineageArgs, parse, run_lineage
+
+    run_lineage(parse(LineageArgs, argv, "lineage", lineage.__doc__), _console())
+
+
+VERBS = {v.__name__: v for v in (demo, train, generate, evaluate, plan, data, lineage)}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb.
+
+    Returns:
+        The exit code: 0, or that of the error (see `ensue.errors`).
+    """
+    args = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in args
+    args = [a for a in args if a != "--debug"]
+    _readable_streams()
+    try:
+        if not args or args[0] in ("-h", "--help", "help"):
+            sys.stdout.write(_help())
+            return 0
+        if args[0] in ("--version", "version"):
+            sys.stdout.write(f"ensue {__version__}\n")
+            return 0
+        _verb(args[0])(args[1:])
+        return 0
+    except EnsueError as error:
+        if debug:
+            raise
+        _console().print_error(error)
+        return error.exit_code
+    except KeyboardInterrupt:
+        if debug:
+            raise
+        sys.stderr.write("\nstopped at once; the same command goes on from the last checkpoint\n")
+        return 130
+    except BrokenPipeError:  # the reader of our output left: ensue generate … | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _verb(name: str) -> Any:
+    if name not in VERBS:
+        raise UsageError(
+            f"there is no command {name!r}{nearest(name, VERBS)}", "See all of them: ensue --help"
+        )
+    return VERBS[name]
+
+
+def _help() -> str:
+    width = max(map(len, VERBS))
+    verbs = "\n".join(f"  {n:<{width}}  {(v.__doc__ or '').strip()}" for n, v in VERBS.items())
+    return f"""\
+ensue {__version__}: train the models of one lecture on your own text, and run them.
+
+Usage: ensue COMMAND ...        (ensue COMMAND --help explains each)
+
+{verbs}
+
+Begin with:
+  ensue demo                     everything, on text that this machine already has
+  ensue train book.txt           three minutes, all else chosen and said
+  ensue generate "Once upon"     continue a text with the newest run
+
+--debug after any command shows where in the code an error arose.
+"""
+
+
+def _readable_streams() -> None:
+    """Let no text fail on a console with an old encoding: replace what it cannot show."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+
+
+def _console() -> "Console":
+    from ensue.console import Console
+
+    return Console()

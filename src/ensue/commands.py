@@ -1,0 +1,313 @@
+"""What each verb takes, and the one call that it makes; imported by `ensue.cli` when needed."""
+
+import dataclasses
+import json
+import sys
+import sysconfig
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Generic, TypeVar
+
+import tyro
+
+from ensue import api
+from ensue.config import read_toml, to_dict
+from ensue.console import Console
+from ensue.data import catalog
+from ensue.data.corpus import DataConfig
+from ensue.decoding.logits import Sampling
+from ensue.errors import UsageError
+from ensue.models import LINEAGE, find_step
+from ensue.training.config import DEFAULT_MODEL, M, RunConfig, config_from_dict, config_to_dict
+from ensue.views.text import visible
+
+A = TypeVar("A")
+
+
+def parse(kind: type[A], argv: Sequence[str], verb: str, about: str | None, default: Any = None) -> A:
+    """Parse a verb's arguments; on a mistake tyro names the nearest flag and exits with 2."""
+    extra = {} if default is None else {"default": default}
+    return tyro.cli(kind, args=list(argv), prog=f"ensue {verb}", description=about, **extra)
+
+
+# -- train -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainData(DataConfig):
+    """What is read."""
+
+    sources: tyro.conf.Positional[tuple[str, ...]] = ()
+    """Text: files, folders, .gz, .jsonl, .csv, .parquet, - (standard input), hub:NAME, the name of
+    a public set (ensue data), or one recipe.toml."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainArgs(RunConfig[M], Generic[M]):
+    """A run, as flags."""
+
+    data: tyro.conf.OmitArgPrefixes[TrainData] = field(default_factory=TrainData)
+    """What is read."""
+    model_name: Annotated[str, tyro.conf.arg(name="model")] = DEFAULT_MODEL
+    """Which step of the lineage (ensue lineage)."""
+    out: str = ""
+    """The run folder; the same command again goes on with it. Default: a new one below runs/."""
+
+
+def parse_train(
+    argv: Sequence[str], about: str | None, verb: str = "train"
+) -> tuple[RunConfig[Any], str]:
+    """Read flags and recipe. The model's name comes first: its config class has the other flags."""
+    recipe = next((a for a in argv if a.endswith(".toml") and not a.startswith("-")), "")
+    values = read_toml(Path(recipe)) if recipe else {}
+    name = _flag(argv, "--model") or dict(values.get("model", {})).get("name", DEFAULT_MODEL)
+    step = find_step(str(name))
+    if recipe:
+        base = config_from_dict(values | {"model": {**values.get("model", {}), "name": name}}, recipe)
+    else:
+        base = RunConfig(data=DataConfig(sources=()), model=step.config())
+    parts = {f.name: getattr(base, f.name) for f in dataclasses.fields(base)}
+    default = TrainArgs(
+        **{**parts, "data": TrainData(**_fields(base.data))}, model_name=step.name
+    )
+    rest = [a for a in argv if a != recipe] if recipe else argv
+    args = parse(TrainArgs[step.config], rest, verb, about, default)  # type: ignore[name-defined]
+    kept = {f.name: getattr(args, f.name) for f in dataclasses.fields(base)}
+    sources = tuple(catalog.resolve(s) for s in args.data.sources)
+    data = DataConfig(**{**_fields(args.data), "sources": sources})
+    if not sources:
+        raise UsageError("nothing to read", f"Name a text: ensue {verb} book.txt")
+    return RunConfig(**{**kept, "data": data}), args.out
+
+
+def _fields(config: Any) -> dict[str, Any]:
+    return {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
+
+
+def _flag(argv: Sequence[str], flag: str) -> str:
+    """Give a flag's value before the real parser can know what other flags there are."""
+    for i, arg in enumerate(argv):
+        if arg == flag and i + 1 < len(argv):
+            return argv[i + 1]
+        if arg.startswith(f"{flag}="):
+            return arg.split("=", 1)[1]
+    return ""
+
+
+def run_train(config: RunConfig[Any], out: str, console: Console, begun: float = 0.0) -> None:
+    """Train, with progress on the console."""
+    from ensue.training.session import train
+
+    train(config, out, console, begun)
+
+
+# -- generate ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateArgs:
+    """A prompt and how to continue it."""
+
+    words: tyro.conf.Positional[tuple[str, ...]] = ()
+    """The prompt; or the run and one or more prompts."""
+    run: str = ""
+    """The run folder; default: the newest below runs/."""
+    file: str = ""
+    """Read prompts from a file, one on each line; - reads standard input."""
+    stop: tuple[str, ...] = ()
+    """End a continuation where it would say one of these."""
+    num_samples: int = 1
+    """Continuations of each prompt."""
+    past_context: str = "stop"
+    """Where the context is full: stop, or slide (recompute the last half and go on)."""
+    json: bool = False
+    """Print one JSON object for each continuation, when it is complete."""
+    sampling: tyro.conf.OmitArgPrefixes[Sampling] = field(default_factory=Sampling)
+    """How the next token is chosen."""
+
+
+def run_generate(args: GenerateArgs, console: Console) -> None:
+    """Stream continuations to standard output."""
+    run, prompts = _run_and_prompts(args)
+    generator = api.load(run)
+    options: dict[str, Any] = {
+        **to_dict(args.sampling),
+        "stop": args.stop,
+        "num_samples": args.num_samples,
+        "past_context": args.past_context,
+    }
+    if args.json:
+        for completion in generator.generate(prompts, **options):
+            sys.stdout.write(json.dumps(completion.to_json(), ensure_ascii=False) + "\n")
+    elif len(prompts) * args.num_samples == 1:
+        _stream(generator, prompts[0], options, console)
+    else:
+        for completion in generator.generate(prompts, **options):
+            head = f"--- {completion.prompt!r}, sample {completion.sample}, {completion.reason}"
+            sys.stdout.write(f"{visible(head)}\n{visible(completion.prompt + completion.text)}\n")
+
+
+def _stream(
+    generator: api.Generator, prompt: str, options: dict[str, Any], console: Console
+) -> None:
+    sys.stdout.write(visible(prompt))
+    reason = ""
+    for chunk in generator.stream(prompt, **options):
+        sys.stdout.write(visible(chunk.text))
+        sys.stdout.flush()
+        reason = chunk.reason or reason
+    sys.stdout.write("\n")
+    if reason == "context_full":
+        console.notice("the context is full; to go on: --past-context slide")
+
+
+def _run_and_prompts(args: GenerateArgs) -> tuple[str, list[str]]:
+    """Sort the positionals: one is the prompt; of several the first is the run."""
+    words = list(args.words)
+    run = args.run
+    if args.file:
+        if len(words) > 1 or (words and run):
+            raise UsageError("give prompts or --file, not both")
+        run = run or (words[0] if words else "")
+        return run, _lines(args.file)
+    if not run and len(words) > 1:
+        run = words.pop(0)
+    return run, words or [""]
+
+
+def _lines(file: str) -> list[str]:
+    try:
+        text = sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise UsageError(f"{file}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{file}: not UTF-8 at byte {error.start}") from None
+    lines = [line for line in text.splitlines() if line]
+    if not lines:
+        raise UsageError(f"{file} has no prompts")
+    return lines
+
+
+# -- evaluate ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateArgs:
+    """A run and a text."""
+
+    run: tyro.conf.Positional[str] = ""
+    """The run folder; default: the newest below runs/."""
+    data: tuple[str, ...] = ()
+    """The text; default: the run's own validation split."""
+    json: bool = False
+    """Print one JSON object."""
+
+
+def run_evaluate(args: EvaluateArgs, console: Console) -> None:
+    """Print the score and its protocol."""
+    score = api.load(args.run).score([catalog.resolve(s) for s in args.data])
+    if args.json:
+        sys.stdout.write(json.dumps(dataclasses.asdict(score), ensure_ascii=False) + "\n")
+        return
+    sys.stdout.write(
+        f"{score.bits_per_byte:.4f} bits per byte on {visible(score.split)}"
+        f" ({score.bytes:,} bytes, sha256 {score.fingerprint[:12]})\n"
+        f"{score.loss:.4f} nats per token, {score.targets:,} tokens;"
+        " non-overlapping windows of the context length, every byte scored once\n"
+    )
+
+
+# -- plan --------------------------------------------------------------------------------------
+
+
+def run_plan(argv: Sequence[str], about: str | None, console: Console) -> None:
+    """Show what a published size, a recipe or a text would cost."""
+    from ensue.models.gpt2 import PUBLISHED
+
+    names = [a for a in argv if not a.startswith("-")]
+    if names and names[0] in PUBLISHED:
+        rows = api.plan_published(names[0])
+    else:
+        config, _ = parse_train(argv, about, "plan")
+        rows = api.plan_run(config, console)
+    if "--json" in argv:
+        sys.stdout.write(json.dumps(dict(rows)) + "\n")
+        return
+    console.print_table(["", ""], [[k, v] for k, v in rows])
+
+
+# -- data --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataArgs:
+    """Which data set."""
+
+    words: tyro.conf.Positional[tuple[str, ...]] = ()
+    """get NAME; nothing: list all."""
+
+
+def run_data(args: DataArgs, console: Console) -> None:
+    """List the catalog, or fetch one of it."""
+    match args.words:
+        case () | ("list",):
+            rows = [[s.name, s.size, s.licence, s.about] for s in catalog.SETS]
+            console.print_table(["name", "size", "licence", "what"], rows)
+        case ("get", name):
+            named = catalog.find_set(name)
+            console.notice(f"{named.name}: {named.size}, licence: {named.licence}")
+            for path in catalog.get(name, console.progress):
+                sys.stdout.write(f"{path}\n")
+        case _:
+            raise UsageError("ensue data knows: list, get NAME")
+
+
+# -- lineage -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class LineageArgs:
+    """Nothing to choose."""
+
+
+def run_lineage(args: LineageArgs, console: Console) -> None:
+    """Print the table: fixed memory against growing memory."""
+    rows = [[s.name, str(s.year), s.paper, s.idea, s.memory, s.grows] for s in LINEAGE]
+    console.print_table(["model", "year", "paper", "idea", "memory of a row", "grows with"], rows)
+
+
+# -- demo --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoArgs:
+    """How long, and where."""
+
+    budget: str = "150s"
+    """Time for training; the whole demo takes about half a minute more."""
+    out: str = "runs/demo"
+    """The run folder."""
+
+
+DEMO_PROMPTS = ('def parse(self, text):\n    """', "import os\nimport ")
+
+
+def run_demo(args: DemoArgs, console: Console) -> None:
+    """Train on the standard library of this Python, continue prompts, write the report."""
+    from ensue.training.session import train
+
+    begun = time.monotonic()
+    library = Path(sysconfig.get_paths()["stdlib"])
+    files = api.standard_library(library)
+    console.notice(f"text: {len(files)} source files of this Python's own library, {library}")
+    config = RunConfig(
+        data=DataConfig(sources=tuple(map(str, files))),
+        model=find_step(DEFAULT_MODEL).config(),
+        budget=args.budget,
+    )
+    run = train(config, args.out, console, begun)
+    generator = api.load(run)
+    for prompt in DEMO_PROMPTS:
+        _stream(generator, prompt, {"max_new_tokens": 100}, console)

@@ -1,0 +1,256 @@
+"""Rows of text out of JSON lines, CSV, TSV, Parquet and hub data sets."""
+
+import csv
+import importlib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain, islice
+from typing import Any, NoReturn
+
+from ensue.data import encodings
+from ensue.data.notes import Notes
+from ensue.data.source import Source, open_bytes
+from ensue.errors import DataError, MissingExtraError, nearest
+
+_USUAL = ("text", "content", "body", "sentence")
+_MAX_ROW_CHARS = 64 << 20
+_MAX_REPORTED = 5
+_SAMPLE_ROWS = 100
+
+Row = tuple[str, str]  # where it stands ("file:line"), its text
+
+
+def read_rows(source: Source, notes: Notes, text_column: str, encoding: str) -> Iterator[Row]:
+    """Give every row's place and text; rows without text are skipped and counted.
+
+    Raises:
+        DataError: Malformed rows (the first five, with file and line), or no text column.
+    """
+    if source.form == "parquet":
+        rows = _parquet(source, notes, text_column)
+    elif source.form == "hub":
+        rows = _hub(source, notes, text_column)
+    else:
+        rows = _from_lines(source, notes, text_column, encoding)
+    empty = 0
+    for where, text in rows:
+        if text:
+            yield where, text.replace("\r\n", "\n")
+        else:
+            empty += 1
+    if empty:
+        notes.say(f"{source.name}: {empty:,} rows without text skipped")
+
+
+def choose_column(
+    samples: Sequence[Mapping[str, Any]], wanted: str, name: str, notes: Notes
+) -> str:
+    """Choose the column that holds the text: the one wanted, a usual name, or the longest.
+
+    Args:
+        samples: The first rows.
+        wanted: The user's choice, or empty.
+        name: The source's name, for messages.
+        notes: Takes the remark on the choice.
+    """
+    columns = list(dict.fromkeys(chain.from_iterable(samples)))
+    if wanted:
+        if wanted not in columns:
+            raise DataError(
+                f"{name}: no column {wanted!r}{nearest(wanted, columns)}",
+                f"Its columns: {', '.join(map(repr, columns[:20]))}",
+            )
+        return wanted
+    lengths = {
+        column: sum(len(row[column]) for row in samples if isinstance(row.get(column), str))
+        for column in columns
+    }
+    strings = [column for column in columns if lengths[column]]
+    if not strings:
+        raise DataError(
+            f"{name}: no column holds text",
+            f"Its columns: {', '.join(map(repr, columns[:20])) or 'none'}",
+        )
+    usual = [c for u in _USUAL for c in strings if c.strip().lower() == u]
+    chosen = usual[0] if usual else max(strings, key=lambda column: lengths[column])
+    if len(columns) > 1:
+        notes.add(f"text taken from column {chosen!r} (choose with --data.text-column)", name)
+    return chosen
+
+
+class _Faults:
+    """Malformed rows: a few are gathered, so that a person can mend several at once."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._found: list[str] = []
+
+    def add(self, line: int, why: str) -> None:
+        self._found.append(f"{self._name}:{line}: {why}")
+        if len(self._found) >= _MAX_REPORTED:
+            self.finish()
+
+    def finish(self) -> None:
+        if self._found:
+            raise DataError(
+                "malformed rows:\n  " + "\n  ".join(self._found),
+                "Mend or remove these lines.",
+            )
+
+
+def _from_lines(source: Source, notes: Notes, column: str, encoding: str) -> Iterator[Row]:
+    codec = encoding or encodings.detect(lambda: open_bytes(source), source.name, notes)
+    with open_bytes(source) as stream:
+        lines = _lines(encodings.decode(stream, codec, source.name, notes), source.name)
+        if source.form == "jsonl":
+            yield from _jsonl(lines, source.name, notes, column)
+        else:
+            yield from _csv(lines, source, notes, column)
+
+
+def _lines(pieces: Iterable[str], name: str) -> Iterator[str]:
+    """Give lines without their ends; only a line feed ends a line."""
+    tail = ""
+    for piece in pieces:
+        parts = (tail + piece).split("\n")
+        tail = parts.pop()
+        yield from parts
+        if len(tail) > _MAX_ROW_CHARS:
+            raise DataError(
+                f"{name}: a line of more than {_MAX_ROW_CHARS:,} characters",
+                "Is this the format that its name says?",
+            )
+    if tail:
+        yield tail
+
+
+def _jsonl(lines: Iterable[str], name: str, notes: Notes, column: str) -> Iterator[Row]:
+    faults = _Faults(name)
+    objects = _json_objects(lines, faults)
+    first = list(islice(objects, _SAMPLE_ROWS))
+    faults_or_rows = [value for _, value in first if isinstance(value, dict)]
+    chosen = choose_column(faults_or_rows, column, name, notes) if faults_or_rows else ""
+    for number, value in chain(first, objects):
+        text = value.get(chosen, _ABSENT) if isinstance(value, dict) else value
+        if text is _ABSENT:
+            faults.add(number, f"no key {chosen!r}")
+        elif text is None or isinstance(text, str):
+            yield f"{name}:{number}", text or ""
+        else:
+            faults.add(number, f"{chosen!r} is not text but {type(text).__name__}")
+    faults.finish()
+
+
+_ABSENT = object()
+
+
+def _json_objects(lines: Iterable[str], faults: _Faults) -> Iterator[tuple[int, Any]]:
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            value = json.loads(line)
+        except json.JSONDecodeError as error:
+            faults.add(number, f"not JSON: {error.msg} at character {error.pos + 1}")
+        except (RecursionError, ValueError) as error:
+            faults.add(number, f"not usable JSON ({type(error).__name__})")
+        else:
+            if isinstance(value, dict | str):
+                yield number, value
+            else:
+                faults.add(number, f"neither an object nor a string but {type(value).__name__}")
+
+
+def _csv(lines: Iterable[str], source: Source, notes: Notes, column: str) -> Iterator[Row]:
+    # The csv module's own limit of 128 KB is for all its users, and too short for a document.
+    csv.field_size_limit(max(csv.field_size_limit(), _MAX_ROW_CHARS))
+    name, iterator = source.name, iter(lines)
+    first = next(iterator, "")
+    faults = _Faults(name)
+    ended = (line + "\n" for line in chain([first], iterator))
+    if source.form == "tsv":  # a TSV has no quotes, by its IANA registration
+        reader = csv.reader(ended, delimiter="\t", quoting=csv.QUOTE_NONE)
+    else:
+        delimiter = max(",;\t|", key=first.count)
+        reader = csv.reader(ended, delimiter=delimiter, strict=True)
+    try:
+        header = next(reader, [])
+        if len(set(header)) != len(header):
+            faults.add(1, "two columns have one name")
+            faults.finish()
+        rows = ((reader.line_num, row) for row in reader if row)
+        sample = list(islice(rows, _SAMPLE_ROWS))
+        named = [dict(zip(header, row, strict=False)) for _, row in sample]
+        chosen = choose_column(named or [dict.fromkeys(header, "")], column, name, notes)
+        notes.add("first row taken as column names", name)
+        index = header.index(chosen)
+        for number, row in chain(sample, rows):
+            if len(row) != len(header):
+                faults.add(number, f"{len(row)} fields where the header has {len(header)}")
+            else:
+                yield f"{name}:{number}", row[index]
+    except csv.Error as error:
+        faults.add(reader.line_num, str(error))
+    faults.finish()
+
+
+def _parquet(source: Source, notes: Notes, column: str) -> Iterator[Row]:
+    arrow = _need("pyarrow", "parquet")
+    parquet = _need("pyarrow.parquet", "parquet")
+    assert source.path is not None
+    try:
+        with parquet.ParquetFile(source.path) as file:
+            schema = file.schema_arrow
+            columns = [field.name for field in schema if _is_text(arrow, field.type)]
+            if column and column in schema.names and column not in columns:
+                raise DataError(f"{source.name}: column {column!r} does not hold text", "")
+            first = next(file.iter_batches(batch_size=_SAMPLE_ROWS, columns=columns), None)
+            sample = first.to_pylist() if first is not None else []
+            chosen = choose_column(sample, column, source.name, notes)
+            number = 0
+            # 256 rows at a time: a row may be a whole book.
+            for batch in file.iter_batches(batch_size=256, columns=[chosen]):
+                for text in batch.column(0).to_pylist():
+                    number += 1
+                    yield f"{source.name}: row {number}", text or ""
+    except (arrow.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"{source.name}: not a readable Parquet file: {str(error)[:200]}",
+            "Fetch or make it again.",
+        ) from None
+
+
+def _is_text(arrow: Any, kind: Any) -> bool:
+    if arrow.types.is_dictionary(kind):
+        kind = kind.value_type
+    return bool(arrow.types.is_string(kind) or arrow.types.is_large_string(kind))
+
+
+def _hub(source: Source, notes: Notes, column: str) -> Iterator[Row]:
+    datasets = _need("datasets", "hub")
+    name, _, split = source.name.removeprefix("hub:").partition(":")
+    try:
+        loaded = datasets.load_dataset(name, split=split or "train", streaming=True)
+        rows = iter(loaded)
+        first = list(islice(rows, _SAMPLE_ROWS))
+    except Exception as error:
+        _hub_failed(source.name, error)
+    chosen = choose_column(first, column, source.name, notes)
+    for number, row in enumerate(chain(first, rows), 1):
+        text = row.get(chosen)
+        yield f"{source.name}: row {number}", text if isinstance(text, str) else ""
+
+
+def _hub_failed(name: str, error: Exception) -> NoReturn:
+    raise DataError(
+        f"{name}: the hub data set cannot be loaded: {type(error).__name__}: {str(error)[:300]}",
+        "Check the name, the split and the network; the form is hub:NAME[:split].",
+    ) from None
+
+
+def _need(module: str, extra: str) -> Any:
+    """Import an optional package, or name the extra that brings it."""
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        raise MissingExtraError(module.partition(".")[0], extra) from None

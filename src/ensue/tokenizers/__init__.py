@@ -1,0 +1,15 @@
+"""Byte, character, word and subword tokenizers; each is saved as one ``tokenizer.json``."""
+
+from ensue.tokenizers.spec import EOS, KINDS, UNK
+from ensue.tokenizers.tokenizer import StreamDecoder, Tokenizer, load_tokenizer
+from ensue.tokenizers.train import train_tokenizer
+
+__all__ = [
+    "EOS",
+    "KINDS",
+    "UNK",
+    "StreamDecoder",
+    "Tokenizer",
+    "load_tokenizer",
+    "train_tokenizer",
+]

@@ -1,0 +1,180 @@
+"""What a person reads: text made safe to show, numbers and a plan in words.
+
+Text from data or from a model may hold an escape sequence that repaints a terminal, or a mark that
+turns the reading order round (CVE-2021-42574). It passes through `visible` before it reaches a
+terminal, a log or a page.
+"""
+
+import shlex
+from collections.abc import Mapping
+from pathlib import PurePath
+from typing import Any
+
+BIDI = (*range(0x202A, 0x202F), *range(0x2066, 0x206A))
+"""Embeddings, overrides, isolates. Plain direction marks and joiners stay: scripts need them."""
+
+_VISIBLE: dict[int, str] = {
+    # In ASCII: many fonts and Windows code pages lack the pictures of control characters.
+    **{code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))},
+    ord("\r"): "\\r",
+    **{code: f"\\u{code:04x}" for code in (*BIDI, 0x2028, 0x2029)},
+    # Halves of a pair, as Python makes them of file names that are not UTF-8: no file takes them.
+    **{code: f"\\u{code:04x}" for code in range(0xD800, 0xE000)},
+    ord("\n"): "\n",
+    ord("\t"): "\t",
+}
+
+PROMPT = "Once upon a time"
+CHOSEN = (0, -1.0, "", "auto", [], None)
+"""Values that ask for nothing."""
+USUAL: dict[str, tuple[Any, ...]] = {
+    "valid_fraction": (0.1,),
+    "optimizer": ("muon",),
+    "schedule": ("linear",),
+    "weight_decay": (0.1,),
+    "beta1": (0.9,),
+    "beta2": (0.95,),
+    "momentum": (0.95,),
+    "grad_clip": (1.0,),
+    "shard": ("ddp",),
+}
+"""What a config holds without being asked, where that is more: tested equal to the defaults."""
+
+
+def visible(text: str) -> str:
+    """Make control characters visible: ESC becomes ``\\x1b``; newline and tab stay."""
+    return text.translate(_VISIBLE)
+
+
+def command(*words: object) -> str:
+    """Write a command that can be pasted: quoted for POSIX shells and mostly for Windows."""
+    return " ".join(_quoted(visible(str(word))) for word in words)
+
+
+def _quoted(word: str) -> str:
+    quoted = shlex.quote(word)
+    # Single quotes mean nothing to Windows; double ones mean the same on both, less these.
+    return f'"{word}"' if quoted != word and not set(word) & set('"$`\\!%\n') else quoted
+
+
+def size(count: float) -> str:
+    """Write a number of bytes: ``1.1 MB``."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"
+
+
+def short(count: float) -> str:
+    """Write a large number in at most five characters: ``10.8M``."""
+    for unit in ("", "k", "M", "G"):
+        if abs(count) < 999.5:
+            return f"{count:.3g}{unit}"
+        count /= 1000
+    return f"{count:.3g}T"
+
+
+def clock(seconds: float) -> str:
+    """Write a time as a clock shows it: ``0:41``, ``1:02:03``."""
+    minutes, rest = divmod(int(max(0.0, seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def duration(seconds: float) -> str:
+    """Write a time in words: ``2 min 55 s``."""
+    if seconds < 10:
+        return f"{seconds:.2g} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def plain(value: Any) -> str:
+    """Write a value of a plan: numbers readable, an empty one as a dash."""
+    match value:
+        case bool():
+            return "yes" if value else "no"
+        case int():
+            return f"{value:,}"
+        case float():
+            return f"{value:.6g}"
+        case None | "" | [] | ():
+            return "–"
+        case list() | tuple():
+            return ", ".join(plain(item) for item in value)
+        case Mapping():
+            return ", ".join(f"{key} {plain(item)}" for key, item in value.items())
+    return visible(str(value))
+
+
+def place(path: object) -> str:
+    """Name a file or folder without telling where on this machine it lies.
+
+    Reports and cards are made to be shared: a relative path stays, of any other only the name.
+    """
+    pure = PurePath(str(path).replace("\\", "/"))  # a Windows path is the same on every system
+    inside = not pure.is_absolute() and ":" not in pure.parts[0][1:2] if pure.parts else False
+    keep = inside and not {"..", "~"} & set(pure.parts)
+    return visible(str(pure) if keep else pure.name or str(pure))
+
+
+# --- a plan and a score in words ------------------------------------------------------------------
+
+
+def protocol(plan: Mapping[str, Any], score: Mapping[str, Any]) -> str:
+    """Say in words how a score was measured, on which text, and with which weights."""
+    context = part(plan, "config", "model").get("context_length")
+    windows = f"windows of {context:,} tokens" if context else "windows of the context length"
+    what = "An evenly spread sample of the text was" if score.get("sampled") else "Every byte was"
+    words = [f"{what} scored once, in non-overlapping {windows}; what the tokenizer"]
+    words.append("cannot spell is charged 8 bits a byte.")
+    digest = _short_hash(score.get("fingerprint") or plan.get("valid_text"))
+    scored = f"{size(score['bytes'])}, " if score.get("bytes") else ""
+    words.append(f"Text: {scored}SHA-256 {digest}")
+    if score.get("kept"):
+        kept = score["kept"]
+        words.append(f"Weights kept: {kept}, of step {score.get('kept_step', score['step']):,}.")
+    return " ".join(words)
+
+
+def _short_hash(value: object) -> str:
+    return f"{visible(str(value))[:12]}…" if value else "unknown."
+
+
+def train_command(plan: Mapping[str, Any]) -> str:
+    """Write the command that was given, less what needs no flag."""
+    request = part(plan, "request") or part(plan, "config")
+    words = ["ensue", "train", *(data_names(plan) or ["DATA"])]
+    if model_name(plan) != "model":
+        words += ["--model", model_name(plan)]
+    for key in ("size", "budget", "steps", "seed", "checkpoint_every"):
+        if request.get(key):
+            words += [f"--{key.replace('_', '-')}", str(request[key])]
+    for table in ("data", "model", "train"):
+        for key, value in part(request, table).items():
+            if key not in ("sources", "name", "cache") and value not in USUAL.get(key, CHOSEN):
+                shown = map(place, value) if isinstance(value, list) else [str(value)]
+                words += [f"--{table}.{key.replace('_', '-')}", *shown]
+    return command(*words)
+
+
+def model_name(plan: Mapping[str, Any]) -> str:
+    """Give the model's name in the lineage, or ``model``."""
+    return visible(str(part(plan, "config", "model").get("name") or "model"))
+
+
+def data_names(plan: Mapping[str, Any]) -> list[str]:
+    """Name the data, without telling where on this machine it lies."""
+    return [place(source) for source in part(plan, "config", "data").get("sources") or ()]
+
+
+def part(values: Mapping[str, Any], *keys: str) -> Mapping[str, Any]:
+    """Give a nested table; empty where there is none (a plan of another version)."""
+    for key in keys:
+        inner = values.get(key)
+        values = inner if isinstance(inner, Mapping) else {}
+    return values
