@@ -64,8 +64,17 @@ def test_other_errors_of_the_system_are_ours_too(tmp_path):
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"{", b"[" * 100_000, b'{"a": NaN}', b"\xff\xfe{}", b"1" * 5000, b'"' + b"a" * 2000],
-    ids=["empty", "torn", "deep", "nan", "utf16", "digits", "long"],
+    [
+        b"",
+        b"{",
+        b"[" * 100_000,
+        b'{"a": NaN}',
+        b"[1e999]",
+        b"\xff\xfe{}",
+        b"1" * 5000,
+        b'"' + b"a" * 2000,
+    ],
+    ids=["empty", "torn", "deep", "nan", "infinite", "utf16", "digits", "long"],
 )
 def test_json_from_elsewhere_is_refused_with_our_error(tmp_path, content):
     """`json.loads` takes NaN, and recurses until Python itself gives up."""

@@ -13,14 +13,13 @@ from typing import Annotated, Any, Generic, TypeVar
 import tyro
 
 from ensue import api
-from ensue.config import read_toml, to_dict
+from ensue.config import read_toml
 from ensue.console import Console
 from ensue.data import catalog
 from ensue.data.corpus import DataConfig
-from ensue.decoding.logits import Sampling
 from ensue.errors import UsageError
 from ensue.models import LINEAGE, find_step
-from ensue.training.config import DEFAULT_MODEL, M, RunConfig, config_from_dict, config_to_dict
+from ensue.training.config import DEFAULT_MODEL, M, RunConfig, config_from_dict
 from ensue.views.text import visible
 
 A = TypeVar("A")
@@ -116,51 +115,33 @@ class GenerateArgs:
     """The run folder; default: the newest below runs/."""
     file: str = ""
     """Read prompts from a file, one on each line; - reads standard input."""
-    stop: tuple[str, ...] = ()
-    """End a continuation where it would say one of these."""
-    num_samples: int = 1
-    """Continuations of each prompt."""
-    past_context: str = "stop"
-    """Where the context is full: stop, or slide (recompute the last half and go on)."""
     json: bool = False
     """Print one JSON object for each continuation, when it is complete."""
-    sampling: tyro.conf.OmitArgPrefixes[Sampling] = field(default_factory=Sampling)
-    """How the next token is chosen."""
+    options: tyro.conf.OmitArgPrefixes[api.Generation] = field(default_factory=api.Generation)
+    """How it continues."""
 
 
 def run_generate(args: GenerateArgs, console: Console) -> None:
-    """Stream continuations to standard output."""
+    """Stream continuations to standard output; several are printed as they are complete."""
     run, prompts = _run_and_prompts(args)
-    generator = api.load(run)
-    options: dict[str, Any] = {
-        **to_dict(args.sampling),
-        "stop": args.stop,
-        "num_samples": args.num_samples,
-        "past_context": args.past_context,
-    }
-    if args.json:
-        for completion in generator.generate(prompts, **options):
-            sys.stdout.write(json.dumps(completion.to_json(), ensure_ascii=False) + "\n")
-    elif len(prompts) * args.num_samples == 1:
-        _stream(generator, prompts[0], options, console)
-    else:
-        for completion in generator.generate(prompts, **options):
-            head = f"--- {completion.prompt!r}, sample {completion.sample}, {completion.reason}"
-            sys.stdout.write(f"{visible(head)}\n{visible(completion.prompt + completion.text)}\n")
-
-
-def _stream(
-    generator: api.Generator, prompt: str, options: dict[str, Any], console: Console
-) -> None:
-    sys.stdout.write(visible(prompt))
-    reason = ""
-    for chunk in generator.stream(prompt, **options):
-        sys.stdout.write(visible(chunk.text))
+    several = len(prompts) * args.options.num_samples > 1
+    if not several and not args.json:
+        sys.stdout.write(visible(prompts[0]))
+    for chunk in api.load(run).stream(prompts, args.options):
+        done = chunk.completion
+        if chunk.notice:
+            console.notice(chunk.notice)
+        if args.json:
+            sys.stdout.write(f"{done.to_json()}\n" if done else "")
+        elif several and done:
+            head = f"--- prompt {done.index + 1}, sample {done.sample + 1} ({done.reason})"
+            sys.stdout.write(f"{head}\n{visible(done.prompt + done.text)}\n")
+        elif not several:
+            sys.stdout.write(visible(chunk.text))
+            sys.stdout.write("\n" if done else "")
         sys.stdout.flush()
-        reason = chunk.reason or reason
-    sys.stdout.write("\n")
-    if reason == "context_full":
-        console.notice("the context is full; to go on: --past-context slide")
+        if done and done.reason == "context_full":
+            console.notice("the context is full; to go on: --past-context slide")
 
 
 def _run_and_prompts(args: GenerateArgs) -> tuple[str, list[str]]:
@@ -207,7 +188,7 @@ class EvaluateArgs:
 
 def run_evaluate(args: EvaluateArgs, console: Console) -> None:
     """Print the score and its protocol."""
-    score = api.load(args.run).score([catalog.resolve(s) for s in args.data])
+    score = api.evaluate(args.run, [catalog.resolve(s) for s in args.data])
     if args.json:
         sys.stdout.write(json.dumps(dataclasses.asdict(score), ensure_ascii=False) + "\n")
         return
@@ -225,13 +206,14 @@ def run_evaluate(args: EvaluateArgs, console: Console) -> None:
 def run_plan(argv: Sequence[str], about: str | None, console: Console) -> None:
     """Show what a published size, a recipe or a text would cost."""
     from ensue.models.gpt2 import PUBLISHED
+    from ensue.training.preview import preview, preview_published
 
     names = [a for a in argv if not a.startswith("-")]
     if names and names[0] in PUBLISHED:
-        rows = api.plan_published(names[0])
+        rows = preview_published(names[0])
     else:
         config, _ = parse_train(argv, about, "plan")
-        rows = api.plan_run(config, console)
+        rows = preview(config, console)
     if "--json" in argv:
         sys.stdout.write(json.dumps(dict(rows)) + "\n")
         return
@@ -294,13 +276,20 @@ class DemoArgs:
 DEMO_PROMPTS = ('def parse(self, text):\n    """', "import os\nimport ")
 
 
+def _source_files(library: Path) -> list[Path]:
+    """Give the library's own modules: no tests, no installed packages."""
+    skipped = {"test", "tests", "site-packages", "idlelib", "lib2to3", "__pycache__"}
+    files = [f for f in library.rglob("*.py") if not skipped & set(f.relative_to(library).parts)]
+    return sorted(files)
+
+
 def run_demo(args: DemoArgs, console: Console) -> None:
     """Train on the standard library of this Python, continue prompts, write the report."""
     from ensue.training.session import train
 
     begun = time.monotonic()
     library = Path(sysconfig.get_paths()["stdlib"])
-    files = api.standard_library(library)
+    files = _source_files(library)
     console.notice(f"text: {len(files)} source files of this Python's own library, {library}")
     config = RunConfig(
         data=DataConfig(sources=tuple(map(str, files))),
@@ -308,6 +297,7 @@ def run_demo(args: DemoArgs, console: Console) -> None:
         budget=args.budget,
     )
     run = train(config, args.out, console, begun)
-    generator = api.load(run)
-    for prompt in DEMO_PROMPTS:
-        _stream(generator, prompt, {"max_new_tokens": 100}, console)
+    options = api.Generation(max_new_tokens=100)
+    for completion in api.load(run).generate(DEMO_PROMPTS, **_fields(options)):
+        sys.stdout.write(f"---\n{visible(completion.prompt + completion.text)}\n")
+    console.notice(f"more: ensue generate {args.out} \"def \"")

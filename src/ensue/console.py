@@ -102,7 +102,7 @@ class Console(Tracker):
             self._print(Text(visible(f"into {info['run']}"), "dim"))
 
     def step(self, record: dict[str, Any]) -> None:
-        """Move the live line on."""
+        """Move the line on."""
         if record.get("loss") is not None:  # the mean of about 20 steps, unbiased from the first on
             self._loss = 0.95 * self._loss + 0.05 * record["loss"]
             self._weight = 0.95 * self._weight + 0.05
@@ -110,10 +110,10 @@ class Console(Tracker):
         parts = [f"loss {self._loss / self._weight:.3f}" if self._weight else ""]
         if self._score:
             parts.append(f"{self._score['bits_per_byte']:.3f} bits/byte")
-        if record.get("tokens_per_second"):
-            parts.append(f"{short(record['tokens_per_second'])} tok/s")
+        speed = record.get("tokens_per_second")
         title = Text(f"step {done:,}" + (f"/{total:,}" if total else ""), "bold")
-        self._show(title, done / total if total else 0.0, done, total, parts)
+        share, pace = done / total if total else 0.0, f"{short(speed)} tok/s" if speed else ""
+        self._show(title, share, done, total, parts, pace)
 
     def evaluated(self, record: dict[str, Any]) -> None:
         """Remember the score; without a terminal, print it."""
@@ -149,15 +149,17 @@ class Console(Tracker):
 
     # -- drawing -------------------------------------------------------------------------------
 
-    def _show(self, title: Text, share: float, done: int, total: int, parts: list[str]) -> None:
+    def _show(
+        self, title: Text, share: float, done: int, total: int, parts: list[str], pace: str = ""
+    ) -> None:
         now, last = self._clock(), total > 0 and done >= total
         if self._pace and now - self._pace[-1][0] < REFRESH and not last:
             return
         self._pace.append((now, done))
         left = self._left(done, total)
-        times = [clock(now - self._begun), f"{clock(left)} left" if left is not None else ""]
+        times = [f"{clock(left)} left" if left else "", f"{clock(now - self._begun)} so far"]
         memory = resident_bytes()
-        parts = [part for part in (*parts, *times, size(memory) if memory else "") if part]
+        parts = [p for p in (*parts, *times, pace, size(memory) if memory else "") if p]
         if self._rich.is_terminal:
             self._draw(_line(title, share if total else None, parts, self._rich.width))
         elif self._is_due(now, share):
@@ -212,22 +214,21 @@ class Console(Tracker):
 
 
 def _line(title: Text, share: float | None, parts: list[str], width: int) -> Table:
-    """One line that fits: what matters less stands further right, and is left out first."""
-    bar = 12 if share is not None and width >= 60 else 0
-    used, shown = cell_len(title.plain) + (bar + 2 + 5 if bar else 0), []
-    for part in parts:
-        used += cell_len(part) + 2
-        if used >= width:
-            break
-        shown.append(part)
+    """One line that fits: what matters less stands further right, and gives way to the bar."""
+    room, shown = width - 1 - cell_len(title.plain), []
+    bar = 12 if share is not None and width >= 72 else 0
+    for i, part in enumerate(parts):
+        need = cell_len(part) + 2
+        if need <= room - (bar if i > 2 else 0):
+            room -= need
+            shown.append(Text(part))
+    cells: list[Any] = [title, *shown]
+    if bar and room >= bar:
+        cells.insert(1, ProgressBar(total=1.0, completed=share or 0.0, width=min(30, room - 2)))
     line = Table.grid(padding=(0, 2, 0, 0))
-    cells: list[Any] = [title]
-    if bar and share is not None:
-        room = min(30, bar + max(0, width - 1 - used))
-        cells += [ProgressBar(total=1.0, completed=share, width=room), f"{share:.0%}"]
-    for _ in (*cells, *shown):
+    for _ in cells:
         line.add_column(no_wrap=True)
-    line.add_row(*cells, *map(Text, shown))
+    line.add_row(*cells)
     return line
 
 
@@ -281,7 +282,7 @@ def print_table(
         rows: As many cells each; numbers are set to the right.
         title: A line above.
         file: Where to; stdout if not given.
-        width: Columns of the screen; 0: as the terminal has (80 without one).
+        width: Columns of the screen; 0: as the terminal has; without one as many as it needs.
     """
     console = _console(file or sys.stdout, width)
     cells = [[_cell(value) for value in row] for row in rows]
@@ -294,6 +295,8 @@ def print_table(
     if title:
         console.print(Text(visible(title), "bold"))
     need = Measurement.get(console, console.options.update(max_width=10_000), table)
+    if not (console.is_terminal or width or "COLUMNS" in os.environ):
+        console.width = need.maximum  # into a pipe or a file: one line for each row
     # Wrapped to less than half, a table is a column of words that nobody reads.
     if console.width >= max(need.minimum, need.maximum // 2):
         console.print(table)
@@ -317,7 +320,7 @@ def _cell(value: object) -> str:
     match value:
         case bool():
             return "yes" if value else "no"
-        case int():
+        case int() if abs(value) >= 10_000:  # a year has no comma
             return f"{value:,}"
         case float():
             return f"{value:.4g}"

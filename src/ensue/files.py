@@ -8,6 +8,7 @@ import contextlib
 import errno
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterable, Iterator
@@ -234,13 +235,16 @@ def read_bytes(
 def parse_json(raw: bytes, path: Path, error: type[EnsueError] = RunError) -> Any:
     """Parse JSON in UTF-8 without NaN; `path` is for the message."""
     try:
-        return json.loads(raw.decode(), parse_constant=_refuse_constant)
+        return json.loads(raw.decode(), parse_constant=_finite, parse_float=_finite)
     except (ValueError, RecursionError) as failure:  # Python's parser recurses on "[[[[..."
         raise error(f"{path} is damaged: {failure}") from failure
 
 
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON")
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):  # NaN is not JSON; 1e999 is, and Python reads it as infinity
+        raise ValueError(f"{text[:20]} is not a finite number")
+    return number
 
 
 def seal(value: dict[str, Any]) -> bytes:
@@ -257,14 +261,8 @@ def read_sealed(path: Path, max_bytes: int = MAX_JSON_BYTES) -> dict[str, Any]:
     """
     raw = read_bytes(path, max_bytes)
     value = parse_json(raw, path)
-    if not isinstance(value, dict) or not _is_sealed(value, raw):
-        raise RunError(f"{path} was changed after it was written: its checksum does not fit")
-    del value["sha256"]
-    return value
-
-
-def _is_sealed(value: dict[str, Any], raw: bytes) -> bool:
-    try:
-        return seal(value) == raw
-    except (ValueError, RecursionError):  # 1e999 reads as infinity, which cannot be rendered
-        return False
+    with contextlib.suppress(RecursionError):  # rendering nests a little deeper than parsing
+        if isinstance(value, dict) and seal(value) == raw:
+            del value["sha256"]
+            return value
+    raise RunError(f"{path} was changed after it was written: its checksum does not fit")

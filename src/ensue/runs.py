@@ -26,6 +26,7 @@ from typing import Any
 from ensue.errors import RunError, UsageError, nearest
 from ensue.files import (
     fsync_dir,
+    parse_json,
     read_json,
     read_sealed,
     remove_temporaries,
@@ -256,8 +257,8 @@ class Run:
             return
         with open(self.metrics_path, "rb") as file:
             for line in file:
-                with contextlib.suppress(ValueError, RecursionError):
-                    record = json.loads(line)
+                with contextlib.suppress(RunError):
+                    record = parse_json(line, self.metrics_path)
                     if isinstance(record, dict) and line.endswith(b"\n"):
                         yield line, record
 

@@ -65,9 +65,9 @@ class LawError(EnsueError, AssertionError):
 def check_laws(decoder: object, *, seed: int = 0, steps: int = 12, tolerance: float = 1e-5) -> None:
     """Check that a decoder keeps the laws of `ensue.decoding.decoder`; silent when it does.
 
-    The order is such that a mistake is found by the law it breaks: contract, state (nothing is kept
-    on the module, and `select_rows` gives copies), causal, rows, split, ragged, seed. Dropout is off
-    meanwhile. A layer whose weights are all zero keeps every law: check a model with random ones.
+    In this order, a mistake is found by the law it breaks: contract, state (nothing is kept
+    on the module, and `select_rows` gives copies), causal, rows, split, ragged, seed. Dropout is
+    off meanwhile. A layer with weights of zero keeps every law: check a model with random ones.
 
     Args:
         decoder: The model, not its class; on any device.

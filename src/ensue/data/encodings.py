@@ -64,6 +64,15 @@ def detect(opener: Opener, name: str, notes: Notes) -> str:
         return _scan(stream, head, name, notes)
 
 
+def is_binary(head: bytes) -> bool:
+    """Judge by the first few kilobytes; `detect` looks at all."""
+    try:
+        marked = _by_mark(head, "", Notes())
+    except DataError:
+        return True
+    return not marked and b"\0" in head
+
+
 def check_codec(encoding: str) -> str:
     """Give the codec's name when it exists and makes text.
 

@@ -37,7 +37,7 @@ class WindowOrder:
     def __init__(self, num_tokens: int, length: int, seed: int) -> None:
         if length < 1 or length > max_window(num_tokens):
             raise DataError(
-                f"a text of {num_tokens:,} tokens holds no window of {length:,} inputs and a target",
+                f"{num_tokens:,} tokens hold no window of {length:,} inputs and a target",
                 f"Give more text, or a context of at most {max_window(num_tokens):,}.",
             )
         self.length = length

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, cast
 
+from ensue.data import encodings
 from ensue.data.notes import Notes
 from ensue.errors import DataError, nearest
 
@@ -225,9 +226,7 @@ def _looks_like_text(source: Source, folder: Path, notes: Notes) -> bool:
     if not head:
         notes.add("skipped, empty", shown)
         return False
-    zeros = head.count(0)
-    utf16 = head[:2] in (b"\xff\xfe", b"\xfe\xff") or 0.3 < zeros / len(head) < 0.51
-    if zeros and not utf16:
+    if encodings.is_binary(head):
         notes.add("skipped, binary", shown)
         return False
     return True

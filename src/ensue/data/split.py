@@ -29,7 +29,7 @@ def split(spool: Spool, valid_fraction: float) -> tuple[View, View, str]:
                 f"of their content, are valid (about {percent} of the text)"
             )
             # Document of each piece: how many ended before it.
-            document = np.cumsum(view.closes) - view.closes
+            document: NDArray[np.int64] = np.cumsum(view.closes) - view.closes
             mask = held_out[document]
             return _masked(view, ~mask), _masked(view, mask), remark
     train, valid = _by_position(spool, int(spool.num_chars * (1 - valid_fraction)))

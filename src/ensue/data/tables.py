@@ -175,14 +175,16 @@ def _csv(lines: Iterable[str], source: Source, notes: Notes, column: str) -> Ite
         reader = csv.reader(ended, delimiter=delimiter, strict=True)
     try:
         header = next(reader, [])
-        if len(set(header)) != len(header):
-            faults.add(1, "two columns have one name")
-            faults.finish()
-        rows = ((reader.line_num, row) for row in reader if row)
+        rows: Iterator[tuple[int, list[str]]] = ((reader.line_num, row) for row in reader if row)
+        if _names_columns(header):
+            notes.add("first row taken as column names", name)
+        elif not column:
+            notes.add("no column names found; columns are numbered from 1", name)
+            rows = chain([(1, header)], rows)
+            header = [str(i + 1) for i in range(len(header))]
         sample = list(islice(rows, _SAMPLE_ROWS))
         named = [dict(zip(header, row, strict=False)) for _, row in sample]
         chosen = choose_column(named or [dict.fromkeys(header, "")], column, name, notes)
-        notes.add("first row taken as column names", name)
         index = header.index(chosen)
         for number, row in chain(sample, rows):
             if len(row) != len(header):
@@ -192,6 +194,14 @@ def _csv(lines: Iterable[str], source: Source, notes: Notes, column: str) -> Ite
     except csv.Error as error:
         faults.add(reader.line_num, str(error))
     faults.finish()
+
+
+def _names_columns(header: Sequence[str]) -> bool:
+    """Tell names from data: names are short, distinct, not empty and not numbers."""
+    return len(set(header)) == len(header) and all(
+        0 < len(cell.strip()) <= 64 and not cell.strip().replace(".", "").isdigit()
+        for cell in header
+    )
 
 
 def _parquet(source: Source, notes: Notes, column: str) -> Iterator[Row]:

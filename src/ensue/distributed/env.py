@@ -30,6 +30,14 @@ class Env:
         dist.all_reduce(total)
         return total.tolist()
 
+    def share(self, text: str) -> str:
+        """Give every process the text of the first."""
+        if self.world_size == 1:
+            return text
+        texts = [text]
+        dist.broadcast_object_list(texts, src=0)
+        return texts[0]
+
     def barrier(self) -> None:
         """Wait until every process is here."""
         if self.world_size > 1:

@@ -17,12 +17,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ensue.errors import UsageError
 from ensue.nn.attention import CausalSelfAttention
+from ensue.nn.linear import Linear, gelu, linear
 from ensue.nn.state import KVCache
 
 SLOTS = 64  # a cache grows by this many slots: few copies, little waste
@@ -85,12 +85,12 @@ class MLP(nn.Module):
 
     def __init__(self, d_model: int) -> None:
         super().__init__()
-        self.up = nn.Linear(d_model, 4 * d_model)
-        self.down = nn.Linear(4 * d_model, d_model)
+        self.up = Linear(d_model, 4 * d_model)
+        self.down = Linear(4 * d_model, d_model)
 
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
         """Apply to each position alone."""
-        return self.down(F.gelu(self.up(x), approximate="tanh"))
+        return self.down(gelu(self.up(x)))
 
 
 class Block(nn.Module):
@@ -177,7 +177,7 @@ class GPT2(nn.Module):
 
     def head(self, hidden: Float[Tensor, "*n D"]) -> Float[Tensor, "*n V"]:
         """Score the vocabulary with the embedding itself."""
-        return F.linear(hidden, self.token_embedding.weight)
+        return linear(hidden, self.token_embedding.weight)
 
     def train_flops(self, rows: int, steps: int) -> int:
         """Floating-point operations of one forward and backward pass of (rows, steps) tokens.

@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ensue.nn.capture import is_captured, tap
+from ensue.nn.linear import linear
 from ensue.nn.recurrent import LSTMWeights, lstm_sequence, lstm_step
 
 
@@ -100,9 +100,9 @@ class LSTM(nn.Module):
             LSTMLayer(config.d_model, config.d_model) for _ in range(config.num_layers)
         )
         self.dropout = nn.Dropout(config.dropout)
-        self.output = nn.Linear(config.d_model, config.vocab_size)
-        if not config.untie_embeddings:
-            self.output.weight = self.token_embedding.weight
+        shape = (config.vocab_size, config.d_model)
+        self.output = nn.Parameter(torch.empty(shape)) if config.untie_embeddings else None
+        self.output_bias = nn.Parameter(torch.empty(config.vocab_size))
         self.init_weights()
 
     @torch.no_grad()
@@ -114,7 +114,7 @@ class LSTM(nn.Module):
         bound = self.config.d_model**-0.5
         for weight in self.parameters():
             nn.init.uniform_(weight, -bound, bound)
-        nn.init.zeros_(self.output.bias)
+        nn.init.zeros_(self.output_bias)
         for layer in self.layers:
             layer.b.zero_()
             layer.b.chunk(4)[1].fill_(1.0)
@@ -143,7 +143,8 @@ class LSTM(nn.Module):
 
     def head(self, hidden: Float[Tensor, "*n D"]) -> Float[Tensor, "*n V"]:
         """Score the vocabulary."""
-        return F.linear(hidden, self.output.weight, self.output.bias)
+        weight = self.token_embedding.weight if self.output is None else self.output
+        return linear(hidden, weight, self.output_bias)
 
     def train_flops(self, rows: int, steps: int) -> int:
         """Floating-point operations of one forward and backward pass: the matrix products."""

@@ -1,17 +1,29 @@
-"""In which numbers matrix products are computed."""
+"""In which numbers matrix products are computed: a context, so that no model carries a dtype.
 
-import contextlib
+Weights, their gradients and updates, the residual stream, norms and losses stay fp32. In bf16 the
+products and what is saved for their gradients are bf16, with fp32 sums: on a processor with bf16
+dot products half the time of fp32 (Zen 4, one core: 215 against 109 GFLOP/s).
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 
+_dtype: ContextVar[torch.dtype] = ContextVar("dtype", default=torch.float32)
 
-def precision(kind: str, device: torch.device) -> contextlib.AbstractContextManager[object]:
-    """Give the context in which a forward pass runs.
 
-    Args:
-        kind: fp32, or bf16: products in bf16 with fp32 sums; weights and their updates stay fp32.
-        device: Where it runs.
-    """
-    if kind == "bf16":
-        return torch.autocast(device.type, dtype=torch.bfloat16)
-    return contextlib.nullcontext()
+def product_dtype() -> torch.dtype:
+    """Give the dtype in which products are computed here."""
+    return _dtype.get()
+
+
+@contextmanager
+def precision(kind: str) -> Iterator[None]:
+    """Compute matrix products inside the block in ``fp32`` or ``bf16``."""
+    token = _dtype.set(torch.bfloat16 if kind == "bf16" else torch.float32)
+    try:
+        yield
+    finally:
+        _dtype.reset(token)

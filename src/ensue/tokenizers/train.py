@@ -2,7 +2,7 @@
 
 The ``tokenizers`` library takes 75 times the text's size in memory when it is given large texts.
 Here words are counted first (a table of at most 1.5 million), and the library learns merges from
-a digest: each word repeated in proportion to its count, 2 million words at most. On Tiny
+a digest: each word repeated in proportion to its count, 1 million words at most. On Tiny
 Shakespeare that takes 0.3 s, the library alone 1.8 s, with equal merges.
 """
 
@@ -20,7 +20,7 @@ from ensue.tokenizers.tokenizer import Tokenizer
 
 # A counted word costs about 110 bytes: 1.5 million are 165 MB. Pruned to words seen twice or more.
 _MAX_COUNTED = 1_500_000
-_MAX_DIGEST = 2_000_000
+_MAX_DIGEST = 1_000_000
 # A longer "word" is base64 or the like; what it would teach is no use elsewhere.
 _MAX_WORD_CHARS = 64
 _DEFAULT_VOCAB = {"char": 16_384, "word": 16_384, "bpe": 4_096}

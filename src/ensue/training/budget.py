@@ -1,5 +1,6 @@
 """Budgets as people write them: time or floating-point operations."""
 
+import math
 import re
 from dataclasses import dataclass
 
@@ -27,11 +28,11 @@ def parse_budget(text: str) -> Budget:
     """
     clean = text.strip().lower()
     work = re.fullmatch(r"(\d+(?:\.\d+)?(?:e\+?\d+)?)\s*flops?", clean)
-    if work and float(work[1]) > 0:
+    if work and 0 < float(work[1]) < math.inf:
         return Budget(flops=float(work[1]))
     parts = _TIME.findall(clean)
     seconds = sum(float(number) * _UNITS[unit] for number, unit in parts)
-    if not parts or _TIME.sub("", clean) or seconds <= 0:
+    if not parts or _TIME.sub("", clean) or not 0 < seconds < math.inf:
         raise UsageError(
             f"budget: cannot read {text!r}", "Write a time (90s, 3min, 1h30min) or work (2e15flop)."
         )

@@ -112,22 +112,12 @@ class Chooser:
         torch.set_num_threads(config.train.threads)
         torch.manual_seed(0)
         model = step_of(config.model).model(config.model).to(self.env.device)
-        task = self._task(config)
+        task = task_of(config, self.corpus, self.tokenizer, self.env)
         plan = self.plan(replace(config, steps=1 << 30))
         loop = Loop(plan, model, task, self.run, self.env, Tracker())
         loop.update()
         seconds = [_time(loop.update) for _ in range(steps)]
         return self.env.sum([float(np.median(seconds))])[0] / self.env.world_size
-
-    def _task(self, config: RunConfig[Any]) -> LanguageModelling:
-        return LanguageModelling(
-            self.corpus.train,
-            self.corpus.valid,
-            self.tokenizer,
-            config.model.context_length,
-            config.seed,
-            self.env.device,
-        )
 
     def left(self) -> float:
         """Seconds of the budget that are left, the same number in all processes."""
@@ -273,6 +263,20 @@ def choose(
     shaped, seconds = chooser.choose_steps(shaped)
     final = chooser.finish(shaped, seconds)
     return chooser.plan(final, seconds)
+
+
+def task_of(
+    config: RunConfig[Any], corpus: Corpus, tokenizer: Tokenizer, env: Env
+) -> LanguageModelling:
+    """Give the task of a run whose shape is known."""
+    return LanguageModelling(
+        corpus.train,
+        corpus.valid,
+        tokenizer,
+        config.model.context_length,
+        config.seed,
+        env.device,
+    )
 
 
 def _budget(config: RunConfig[Any]) -> Budget:

@@ -1,6 +1,6 @@
 """What a training run is: the only schema of recipes, flags and ``config.toml``."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from ensue.config import from_dict, to_dict
@@ -123,12 +123,8 @@ def config_from_dict(values: dict[str, Any], where: str) -> RunConfig[Any]:
     """Build a run's config from a recipe's or a ``config.toml``'s values."""
     model = dict(values.get("model", {}))
     step = find_step(str(model.pop("name", DEFAULT_MODEL)))
-    config: RunConfig[Any] = from_dict(
-        RunConfig[step.config],  # type: ignore[misc]
-        {**values, "model": {}},
-        where,
-    )
-    return replace(config, model=from_dict(step.config, model, f"{where}.model"))
+    built = from_dict(step.config, model, f"{where}.model")
+    return from_dict(RunConfig, {**values, "model": built}, where)
 
 
 DEFAULT_MODEL = "gpt2"

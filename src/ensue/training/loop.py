@@ -96,8 +96,9 @@ class Loop:
         self.done = 0
         self.best_score, self.best_step = math.inf, 0
         self.worse, self.seconds = 0, 0.0
+        self.ended = False  # whether the metrics have their last record
         self.asked = False  # to stop, by a signal to this process
-        self.stop = False  # as agreed by all processes at the start of an update
+        self.stop = False  # as agreed by all processes at the end of an update
 
     # -- one update ----------------------------------------------------------------------------
 
@@ -109,18 +110,18 @@ class Loop:
         """
         begun = time.perf_counter()
         batches = self._batches()
-        count, stops = self.env.sum([sum(map(self.task.count, batches)), float(self.asked)])
-        self.stop = stops > 0
+        count = self.env.sum([sum(map(self.task.count, batches))])[0]
         # Gradients are averaged over processes; multiplied by their number they are summed.
         scale = self.env.world_size / count
         total = torch.zeros((), device=self.env.device)
         for i, batch in enumerate(batches):
             last_micro_batch(self.loss, self.model, i == len(batches) - 1)
-            with precision(self.train.precision, self.env.device):
+            with precision(self.train.precision):
                 loss = self.loss(batch)
             (loss * scale).backward()
             total += loss.detach()
-        value = self.env.sum([float(total)])[0] / count
+        summed, stops = self.env.sum([float(total), float(self.asked)])
+        value, self.stop = summed / count, stops > 0
         norm = clip_gradients(list(self.parameters.values()), self.train.grad_clip)
         if not math.isfinite(value) or not math.isfinite(norm):
             self._refuse(value, norm)
@@ -194,7 +195,7 @@ class Loop:
         return record
 
     def _score(self, max_targets: int) -> Score:
-        with precision(self.train.precision, self.env.device):
+        with precision(self.train.precision):
             score = self.task.evaluate(self.model, max_targets)
         settle(self.model)
         return score
@@ -227,6 +228,7 @@ class Loop:
             "worse": self.worse,
             "seconds": self.seconds,
             "flops": self.done * self.plan.flops_per_step,
+            "world_size": self.env.world_size,
         }
         if self.env.rank == 0:
             self.run.sync_metrics()
@@ -246,11 +248,12 @@ class Loop:
             return
         tensors = self.tensors()
         rng = torch.get_rng_state()
-        if self.plan.machine.world_size == self.env.world_size:
+        same_size = checkpoint.state["world_size"] == self.env.world_size
+        if same_size:
             tensors[f"rng.{self.env.rank}"] = rng
         cuda = self.env.device.type == "cuda"
         rng_cuda = torch.cuda.get_rng_state() if cuda else rng
-        if cuda:
+        if cuda and same_size:
             tensors[f"rng_cuda.{self.env.rank}"] = rng_cuda
         load_tensors(checkpoint, tensors)
         torch.set_rng_state(rng)
@@ -278,6 +281,7 @@ class Loop:
         self.restore()
         if self.env.rank == 0:
             self.run.truncate_metrics(self.done)
+            self.ended = any(r.get("kind") == "final" for r in self.run.read_metrics())
         self.model.train()
         with self._signals():
             while self.done < self.config.steps and not self._finished_early():
@@ -320,7 +324,8 @@ class Loop:
         weights = {n: whole(t.detach()).cpu() for n, t in candidates[kept].items()}
         step = self.best_step if kept == "best" else self.done
         record = {"kind": "final", "step": self.done, "kept": kept, "kept_step": step}
-        self._record(record | asdict(scores[kept]))
+        if not self.ended:  # else killed after this record, and before the weights were written
+            self._record(record | asdict(scores[kept]))
         return Result(scores[kept], weights, kept, step)
 
     @contextlib.contextmanager

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from ensue.distributed.shard import blocks
 from ensue.training.config import TrainConfig
 
 
@@ -103,11 +104,17 @@ class Muon:
 
 
 def hidden_matrices(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    """Name the weight matrices that lie inside: neither embeddings nor an output layer."""
+    """Name the weight matrices that lie inside: neither embeddings nor an output layer.
+
+    An output layer has a side as long as the vocabulary; by chance, one of a block may too (four
+    gates of 128 and a vocabulary of 512).
+    """
     outer = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+    inner = {id(p) for block in blocks(model) for p in block.parameters()}
     vocab_size = getattr(model, "vocab_size", -1)
     for name, p in model.named_parameters():
-        if p.ndim == 2 and id(p) not in outer and vocab_size not in p.shape:
+        is_inside = id(p) in inner or vocab_size not in p.shape
+        if p.ndim == 2 and id(p) not in outer and is_inside:
             yield name, p
 
 

@@ -10,23 +10,22 @@ from typing import Any
 
 import torch
 
-from ensue.config import differences, to_toml
+from ensue.config import differences, to_dict, to_toml
 from ensue.data.corpus import Corpus, prepare
 from ensue.distributed.env import Env, start_env
-from ensue.errors import DataError, RunError
+from ensue.errors import DataError, RunError, UsageError
 from ensue.files import write_atomic
 from ensue.models import step_of
 from ensue.runs import Run, new_run_path
-from ensue.tasks.lm import LanguageModelling
 from ensue.tokenizers import Tokenizer, load_tokenizer, train_tokenizer
-from ensue.training.choose import choose
+from ensue.training.choose import choose, task_of
 from ensue.training.config import RunConfig, config_to_dict
 from ensue.training.loop import Loop, Result
 from ensue.training.plan import Machine, Plan
 from ensue.training.tracking import Tracker
 from ensue.views.card import write_card
 from ensue.views.report import write_report
-from ensue.weights import save_weights
+from ensue.weights import load_weights, save_weights
 
 
 def train(
@@ -56,7 +55,8 @@ def train(
     tracker = tracker or Tracker()
     env = start_env()
     try:
-        path = Path(out) if out else new_run_path(_stem(config))
+        # Asked of the first process alone: the others might find its new folder taken.
+        path = Path(out or env.share("" if env.rank else str(new_run_path(_stem(config)))))
         run = _on_first(env, lambda: Run.create(path), lambda: Run(path))
         if env.rank:
             return _train(config, run, env, Tracker(), begun)
@@ -68,18 +68,21 @@ def train(
 
 def _train(config: RunConfig[Any], run: Run, env: Env, tracker: Tracker, begun: float) -> Run:
     if run.plan_path.exists():
-        plan = _same_plan(run, config, env)
-        corpus, tokenizer = _data(plan.config, env, tracker)
+        plan = _same_plan(run, config)
+        _compare_machines(plan, env, tracker)
+        corpus, tokenizer = read_data(plan.config, env, tracker)
         if corpus.fingerprint != plan.corpus:
             raise DataError(
                 f"the data is not what {run.path} was begun with",
                 "Put the old data back, or train into another folder with --out.",
             )
-        if run.weights_path.exists():
+        if _is_finished(run, tracker):
+            if env.rank == 0 and not (run.card_path.exists() and run.report_path.exists()):
+                _write_pages(run)  # killed between the weights and these
             tracker.notice(f"{run.path} is already trained to its end")
             return run
     else:
-        corpus, tokenizer = _data(config, env, tracker)
+        corpus, tokenizer = read_data(config, env, tracker)
         plan = choose(config, corpus, tokenizer, run, env, tracker, begun)
         if env.rank == 0:
             tokenizer.save(run.tokenizer_path)
@@ -93,7 +96,7 @@ def _train(config: RunConfig[Any], run: Run, env: Env, tracker: Tracker, begun: 
     return run
 
 
-def _same_plan(run: Run, config: RunConfig[Any], env: Env) -> Plan:
+def _same_plan(run: Run, config: RunConfig[Any]) -> Plan:
     """Read the plan of a run that was begun, and check that the same is asked for."""
     plan = Plan.from_json(run.read_plan(), str(run.plan_path))
     changed = differences(plan.request, config_to_dict(config))
@@ -105,11 +108,40 @@ def _same_plan(run: Run, config: RunConfig[Any], env: Env) -> Plan:
     return replace(plan, config=replace(plan.config, data=_frozen_data(plan.config, run)))
 
 
+def _compare_machines(plan: Plan, env: Env, tracker: Tracker) -> None:
+    """Say what may cost the last bits, and refuse processes that the batch cannot be shared by."""
+    rows = plan.config.train.global_batch_size
+    if rows % env.world_size:
+        raise UsageError(
+            f"the plan's batch of {rows} rows cannot be shared by {env.world_size} processes",
+            f"Go on with {plan.machine.world_size}, as it was begun, or a number that divides {rows}.",
+        )
+    here = Machine.here(env.device, env.world_size)
+    changed = differences(to_dict(plan.machine), to_dict(here))
+    if changed:
+        tracker.notice(
+            "going on in other circumstances than the plan was made in; the order of the data is"
+            f" the same, the last digits may differ: {'; '.join(changed)}"
+        )
+
+
+def _is_finished(run: Run, tracker: Tracker) -> bool:
+    """Whether the weights are there, and what was written."""
+    if not run.weights_path.exists():
+        return False
+    try:
+        load_weights(run)
+    except RunError as error:
+        tracker.notice(f"{error.what}; made again from the last checkpoint")
+        return False
+    return True
+
+
 def _frozen_data(config: RunConfig[Any], run: Run) -> Any:
     return replace(config.data, tokenizer=str(run.tokenizer_path))
 
 
-def _data(
+def read_data(
     config: RunConfig[Any], env: Env, tracker: Tracker
 ) -> tuple[Corpus, Tokenizer]:
     """Tokenise, or find what was tokenised before; one process works, the others then find it."""
@@ -141,9 +173,7 @@ def _fit(
     config = plan.config
     torch.set_num_threads(config.train.threads)
     model = build(plan, env)
-    task = LanguageModelling(
-        corpus.train, corpus.valid, tokenizer, config.model.context_length, config.seed, env.device
-    )
+    task = task_of(config, corpus, tokenizer, env)
     loop = Loop(plan, model, task, run, env, tracker)
     torch.manual_seed(config.seed + 1 + env.rank)  # dropout: each process its own
     tracker.start(
@@ -161,8 +191,7 @@ def _fit(
 def _leave(plan: Plan, result: Result, run: Run, tracker: Tracker) -> None:
     """Write what a finished run holds beside its plan."""
     save_weights(run, result.weights, {"model": step_of(plan.config.model).name})
-    write_card(run, plan.to_json())
-    write_report(run, plan.to_json())
+    _write_pages(run)
     tracker.finish(
         {
             "run": str(run.path),
@@ -173,6 +202,13 @@ def _leave(plan: Plan, result: Result, run: Run, tracker: Tracker) -> None:
             "report": str(run.report_path),
         }
     )
+
+
+def _write_pages(run: Run) -> None:
+    """Write card and report, from the plan and the metrics alone."""
+    plan = run.read_plan()
+    write_card(run, plan)
+    write_report(run, plan)
 
 
 def _stem(config: RunConfig[Any]) -> str:

@@ -1,5 +1,6 @@
 """The model card: README.md of a run folder, filled from the run. It holds no row of the data."""
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -37,8 +38,9 @@ def write_card(run: Run, plan: dict[str, Any]) -> None:
         _what(plan),
         f"## Score\n\n{_score(plan, curves)}",
         f"## Use\n\n{_block(command('ensue', 'generate', place(run.path), PROMPT))}\n\n"
-        f"From Python:\n\n```python\nimport ensue\n\n"
-        f'print(ensue.load({place(run.path)!r}).generate("{PROMPT}"))\n```',
+        "From Python:\n\n```python\nimport ensue\n\n"
+        f"run = ensue.load({json.dumps(place(run.path), ensure_ascii=False)})\n"
+        f'print(run.generate("{PROMPT}"))\n```',
         f"## Data\n\n{_data(plan)}",
         f"## How it was made\n\n{_block(train_command(plan))}\n\n{_made(plan, curves)}",
         f"## Limits\n\n{LIMITS}",
@@ -65,6 +67,10 @@ def _line(value: object) -> str:
     return words
 
 
+def _code(value: str) -> str:
+    return f"`{visible(' '.join(value.split())).replace('`', ' ')}`"
+
+
 def _block(line: str) -> str:
     return f"```sh\n{line}\n```"
 
@@ -78,7 +84,7 @@ def _what(plan: Mapping[str, Any]) -> str:
         origin = ""
     return (
         f"A language model of {parameters:,} parameters (`{name}`), trained from nothing with"
-        f" [ensue](https://pypi.org/project/ensue/) {_line(plan.get('version', ''))}.{origin}"
+        f" ensue {_line(plan.get('version', ''))}.{origin}"
     )
 
 
@@ -94,7 +100,7 @@ def _score(plan: Mapping[str, Any], curves: Curves) -> str:
 
 
 def _data(plan: Mapping[str, Any]) -> str:
-    names = ", ".join(f"`{name.replace('`', ' ')}`" for name in data_names(plan)) or "unknown"
+    names = ", ".join(map(_code, data_names(plan))) or "unknown"
     rows = [
         f"- Read: {names}",
         f"- Fingerprint of text and tokenizer: `{plan.get('corpus') or 'unknown'}`",
@@ -108,11 +114,11 @@ def _made(plan: Mapping[str, Any], curves: Curves) -> str:
     shape = {k: v for k, v in part(config, "model").items() if k != "name"}
     machine = part(plan, "machine")
     rows = [
-        f"- Shape: {_line(plain(shape))}",
+        f"- Shape: {_code(plain(shape))}",
         f"- Steps: {plain(config.get('steps'))}, seed {plain(config.get('seed'))}"
         + (f", {duration(curves.seconds)} in steps" if curves.seconds else ""),
-        f"- Training: {_line(plain(part(config, 'train')))}",
-        f"- Machine: {_line(plain(machine))}",
+        f"- Training: {_code(plain(part(config, 'train')))}",
+        f"- Machine: {_code(plain(machine))}",
         f"- Versions: ensue {_line(plan.get('version', 'unknown'))},"
         f" torch {_line(machine.get('torch', 'unknown'))}",
     ]

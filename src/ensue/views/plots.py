@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ensue.errors import MissingExtraError
 from ensue.files import replacing, writing
@@ -24,6 +24,7 @@ BLUE, ORANGE, GREEN, GREY = "#0072b2", "#d55e00", "#00795a", "#767676"
 """Okabe and Ito's palette, told apart by all kinds of colour vision (the green darkened)."""
 
 Point = tuple[float, float]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -143,6 +144,13 @@ def thin(points: Sequence[Point], limit: int = POINTS) -> list[Point]:
     return [*kept, points[-1]]
 
 
+def spread(items: Sequence[T], limit: int) -> list[T]:
+    """Take at most `limit` of the items, evenly, with the first and the last."""
+    if len(items) <= limit:
+        return list(items)
+    return [items[i * (len(items) - 1) // (limit - 1)] for i in range(limit)]
+
+
 def gist(curves: Curves, floor: dict[str, Any] | None = None) -> str:
     """Say in words what the curve shows, for those who do not see it."""
     if not curves.steps:
@@ -200,12 +208,12 @@ class Axes:
         return "M" + "L".join(f"{self.x(x):.1f} {self.y(y):.1f}" for x, y in points)
 
 
-def _loss_axes(curves: Curves, floor: float, width: int, height: int) -> Axes:
+def loss_axes(curves: Curves, floor: dict[str, Any] | None, width: int, height: int) -> Axes:
     """Choose the range: all that is smoothed or scored fits; single spikes may be cut."""
     raw, even = sorted(y for _, y in curves.loss), [y for _, y in curves.even]
     shown = [*even, *(y for _, y in (*curves.valid, *curves.averaged)), raw[len(raw) // 100]]
     shown += [curves.kept[1]] if curves.kept else []
-    shown += [floor] if floor and curves.bits_per_nat else []
+    shown += [float(floor["bits_per_byte"])] if floor and curves.bits_per_nat else []
     low, high = min(shown), max(shown)
     # Above a factor of 2.5 a linear axis would press the end of the curve, which matters, flat.
     if low > 0 and high / low > 2.5:
@@ -245,11 +253,11 @@ def _log_ticks(axes: Axes) -> list[float]:
 
 def loss_svg(curves: Curves, floor: dict[str, Any] | None, width: int, height: int) -> str:
     """Draw the loss curve; the page's style sheet gives the classes their colours."""
-    bound = float(floor["bits_per_byte"]) if floor else 0.0
-    axes = _loss_axes(curves, bound, width, height)
+    axes = loss_axes(curves, floor, width, height)
     raw, even = curves.loss, curves.even
     marks = [_line(axes, thin(raw), "raw"), _line(axes, thin(even), "train")]
     if floor and curves.bits_per_nat:
+        bound = float(floor["bits_per_byte"])
         marks.append(_line(axes, [(0, bound), (axes.x_max, bound)], "floor"))
     marks.append(_dots(axes, curves.averaged, "averaged", curves))
     marks.append(_dots(axes, curves.valid, "valid", curves))
@@ -285,10 +293,10 @@ def _line(axes: Axes, points: Sequence[Point], name: str) -> str:
 
 
 def _dots(axes: Axes, points: Sequence[Point], name: str, curves: Curves) -> str:
-    few = thin(points, 120)
+    few = spread(points, 60)
     dots = "".join(
         f'<circle class="dot {name}" cx="{axes.x(x):.1f}" cy="{axes.y(y):.1f}" r="3">'
-        f"<title>step {x:,} ({clock(curves.seconds_at(x))}): {y:.3f} bits per byte</title></circle>"
+        f"<title>step {x:,} ({_time(curves, x)}): {y:.3f} bits per byte</title></circle>"
         for x, y in few
     )
     return (_line(axes, few, name) if len(few) > 1 else "") + dots
@@ -312,7 +320,7 @@ def _svg(axes: Axes, ticks: list[float], marks: list[str], curves: Curves, label
             f'<path class="grid" d="M{x:.1f} {floor_y}v5"/>'
             f'<text x="{x:.1f}" y="{floor_y + 18}" text-anchor="{end}">{tick:,.0f}</text>'
             f'<text class="time" x="{x:.1f}" y="{floor_y + 33}" text-anchor="{end}">'
-            f"{clock(curves.seconds_at(tick))}</text>"
+            f"{_time(curves, tick)}</text>"
         )
     # A frame of its own cuts what lies outside of the range, without an id to keep unique.
     frame = (
@@ -321,6 +329,11 @@ def _svg(axes: Axes, ticks: list[float], marks: list[str], curves: Curves, label
     )
     parts += [frame, *marks, "</svg>", f'<path class="axis" d="M{axes.left} {floor_y}H{right}"/>']
     return "".join([*parts, "</svg>"])
+
+
+def _time(curves: Curves, step: float) -> str:
+    seconds = curves.seconds_at(step)
+    return clock(seconds) if curves.seconds >= 20 else f"{seconds:.1f} s"
 
 
 def _step_ticks(axes: Axes) -> list[float]:
@@ -362,7 +375,7 @@ def _plot(plot: Any, curves: Curves, floor: dict[str, Any] | None) -> None:
     if not curves.steps:
         plot.set_title("no step has been recorded")
         return
-    axes = _loss_axes(curves, float(floor["bits_per_byte"]) if floor else 0.0, 750, 420)
+    axes = loss_axes(curves, floor, 750, 420)
     plot.set_yscale("log" if axes.log else "linear")
     plot.set_ylim(axes.low, axes.high)
     ticks = _log_ticks(axes) if axes.log else _ticks(axes.low, axes.high, 7)

@@ -15,7 +15,7 @@ from ensue.errors import EnsueError
 from ensue.files import write_atomic
 from ensue.models import find_step
 from ensue.runs import Run
-from ensue.views.plots import Curves, gist, loss_svg, lr_svg, read_curves
+from ensue.views.plots import Curves, gist, loss_axes, loss_svg, lr_svg, read_curves, spread
 from ensue.views.text import (
     PROMPT,
     command,
@@ -56,15 +56,15 @@ def write_report(
     """
     curves = read_curves(run.read_metrics())
     body = [
-        _header(run, plan, curves),
+        _header(run, plan),
         _result(plan, curves, floor),
         _facts(plan, curves),
         _pictures(curves, floor),
         _samples(samples),
-        _use(run, plan, samples),
+        _use(run, plan, curves, samples),
         _plan(plan),
         _notes(plan),
-        f"<footer>Made by ensue {_text(plan.get('version', ''))}."
+        f"<footer>Made by ensue {_text(plan.get('version') or '')}."
         " This page asks nothing of the network and runs no script.</footer>",
     ]
     write_atomic(run.report_path, _page(f"{_name(run)} · ensue", "\n".join(filter(None, body))))
@@ -95,17 +95,18 @@ def _name(run: Run) -> str:
 # --- what was trained, and how good it is ---------------------------------------------------------
 
 
-def _header(run: Run, plan: Mapping[str, Any], curves: Curves) -> str:
+def _header(run: Run, plan: Mapping[str, Any]) -> str:
     name = model_name(plan)
     try:
         step = find_step(name)
         idea = f"{_text(step.idea)} ({_text(step.paper)} {step.year})"
     except EnsueError:  # a person's own model
-        idea = "a model of your own"
+        idea = ""
     names = " + ".join(data_names(plan)) or "text"
     return (
         f'<header><p class="over">{_name(run)}</p>'
-        f"<h1>{_text(name)} trained on <span>{_text(names)}</span></h1><p>{idea}</p></header>"
+        f"<h1>{_text(name)} trained on <span>{_text(names)}</span></h1>"
+        f"<p>{idea}</p></header>"
     )
 
 
@@ -149,7 +150,7 @@ def _facts(plan: Mapping[str, Any], curves: Curves) -> str:
     last = curves.steps[-1] if curves.steps else {}
     speed = last["tokens"] / curves.seconds if curves.seconds and last.get("tokens") else 0
     facts = {
-        "parameters": short(plan.get("parameters") or 0),
+        "parameters": short(plan["parameters"]) if plan.get("parameters") else "",
         "training text": size(plan["train_bytes"]) if plan.get("train_bytes") else "",
         "steps": f"{last['step']:,}" if last else "",
         "tokens read": short(last.get("tokens") or 0) if last else "",
@@ -181,8 +182,9 @@ def _pictures(curves: Curves, floor: dict[str, Any] | None) -> str:
         if curves.bits_per_nat
         else ""
     )
+    scale = "; logarithmic" if loss_axes(curves, floor, 900, 400).log else ""
     return (
-        f"<section><h2>Curve <small>{curves.unit}, lower is better</small></h2>"
+        f"<section><h2>Curve <small>{curves.unit}, lower is better{scale}</small></h2>"
         f'<figure><p class="keys">{"".join(keys)}</p>'
         f"{loss_svg(curves, floor, 900, 400)}{loss_svg(curves, floor, 360, 300)}"
         f"<figcaption>Below: step and time spent in steps.{converted}"
@@ -209,7 +211,7 @@ def _evaluations(curves: Curves) -> str:
             f"{r['loss']:.4f}",
             "a sample" if r.get("sampled") else "all",
         ]
-        for r in _even(records)
+        for r in spread(records, ROWS)
     ]
     return _table("Evaluations", [*heads, "nats per token", "text scored"], rows, len(records))
 
@@ -224,7 +226,7 @@ def _steps(curves: Curves) -> str:
             _number(r.get("grad_norm"), ".3g"),
             _number(r.get("tokens_per_second"), ",.0f"),
         ]
-        for r in _even(curves.steps)
+        for r in spread(curves.steps, ROWS)
     ]
     heads = ["step", "seconds", "loss (nats per token)", "learning rate", "gradient norm"]
     return _table("Steps", [*heads, "tokens per second"], rows, len(curves.steps))
@@ -232,13 +234,6 @@ def _steps(curves: Curves) -> str:
 
 def _number(value: Any, form: str) -> str:
     return format(value, form) if isinstance(value, int | float) else "–"
-
-
-def _even(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Take at most `ROWS`, evenly, with the first and the last."""
-    if len(records) <= ROWS:
-        return list(records)
-    return [records[i * (len(records) - 1) // (ROWS - 1)] for i in range(ROWS)]
 
 
 def _table(title: str, heads: Iterable[str], rows: Sequence[Sequence[str]], total: int) -> str:
@@ -268,17 +263,23 @@ def _samples(samples: Sequence[tuple[str, str]]) -> str:
     return f"<section><h2>Samples <small>prompt in bold</small></h2>{shown}</section>"
 
 
-def _use(run: Run, plan: Mapping[str, Any], samples: Sequence[tuple[str, str]]) -> str:
+def _use(
+    run: Run, plan: Mapping[str, Any], curves: Curves, samples: Sequence[tuple[str, str]]
+) -> str:
     folder = place(run.path)
     lines = (prompt.strip() for prompt, _ in samples)
     prompt = next((line for line in lines if line and "\n" not in line), PROMPT)
-    commands = (
-        ("Continue a text", command("ensue", "generate", folder, prompt)),
-        ("Score another text", command("ensue", "evaluate", folder, "--data", "FILE")),
-        ("Train it again", train_command(plan)),
-    )
+    again = train_command(plan)
+    commands = {
+        "Continue a text": command("ensue", "generate", folder, prompt),
+        "Score another text": command("ensue", "evaluate", folder, "--data", "FILE"),
+        "Train it again": again,
+    }
+    if not curves.final:
+        commands = {"Go on": f"{again} --out {command(folder)}"}
     shown = "".join(
-        f"<p>{title}</p><pre><code>{html.escape(line)}</code></pre>" for title, line in commands
+        f'<p>{title}</p><pre tabindex="0"><code>{html.escape(line)}</code></pre>'
+        for title, line in commands.items()
     )
     return f"<section><h2>Use it</h2>{shown}</section>"
 
@@ -297,6 +298,8 @@ def _plan(plan: Mapping[str, Any]) -> str:
         "Machine": (part(plan, "machine"), {}),
     }
     shown = "".join(_values(title, *pair) for title, pair in tables.items() if pair[0])
+    if not shown:
+        return ""
     return (
         "<section><h2>Plan <small>frozen before the first step</small></h2>"
         f'<p>Marked values were chosen by ensue.</p><div class="plan">{shown}</div></section>'
@@ -362,6 +365,7 @@ figure { margin: 0; } figcaption { font-size: .85rem; }
 .key.kept::before { width: .8rem; height: .8rem; border: .15rem solid var(--ink);
   border-radius: 50%; vertical-align: -.1em; }
 svg { display: block; width: 100%; height: auto; } svg.wide { display: none; }
+svg.narrow { max-width: 30rem; }
 svg svg { overflow: hidden; }
 @media (min-width: 640px), print { svg.wide { display: block; } svg.narrow { display: none; } }
 svg text { font-size: 12px; fill: var(--soft); font-variant-numeric: tabular-nums; }
@@ -387,7 +391,7 @@ details thead th { position: sticky; top: 0; background: var(--paper); }
   font-family: ui-monospace, "SF Mono", Consolas, "DejaVu Sans Mono", "Noto Sans Mono", monospace;
   font-size: .9rem; }
 pre { overflow-x: auto; background: var(--tile); padding: .6rem 1rem; border-radius: .5rem;
-  margin: .2rem 0 .8rem; white-space: pre-wrap; overflow-wrap: anywhere; font-size: .9rem; }
+  margin: .2rem 0 .8rem; font-size: .9rem; }
 .plan { columns: 22rem; column-gap: 2.5rem; }
 .plan table { width: 100%; break-inside: avoid; margin-bottom: 1.25rem; }
 caption { text-align: left; font-weight: 600; font-size: .95rem; padding-bottom: .2rem; }
@@ -397,5 +401,7 @@ caption { text-align: left; font-weight: 600; font-size: .95rem; padding-bottom:
 li { overflow-wrap: anywhere; } footer { margin-top: 3rem; font-size: .85rem; }
 .print { display: none; }
 @media print { main { max-width: none; padding: 0; }
-  .print { display: inline; } details { display: none; } section, figure { break-inside: avoid; } }
+  .print { display: inline; }
+  pre { white-space: pre-wrap; } details { display: none; } section, figure { break-inside: avoid; }
+}
 """

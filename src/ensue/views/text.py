@@ -25,7 +25,7 @@ _VISIBLE: dict[int, str] = {
 }
 
 PROMPT = "Once upon a time"
-CHOSEN = (0, -1.0, "", "auto", [], None)
+CHOSEN: tuple[Any, ...] = (0, -1.0, "", "auto", [], None)
 """Values that ask for nothing."""
 USUAL: dict[str, tuple[Any, ...]] = {
     "valid_fraction": (0.1,),
@@ -42,7 +42,7 @@ USUAL: dict[str, tuple[Any, ...]] = {
 
 
 def visible(text: str) -> str:
-    """Make control characters visible: ESC becomes ``\\x1b``; newline and tab stay."""
+    r"""Make control characters visible: ESC becomes ``\x1b``; newline and tab stay."""
     return text.translate(_VISIBLE)
 
 
@@ -157,9 +157,17 @@ def train_command(plan: Mapping[str, Any]) -> str:
     for table in ("data", "model", "train"):
         for key, value in part(request, table).items():
             if key not in ("sources", "name", "cache") and value not in USUAL.get(key, CHOSEN):
-                shown = map(place, value) if isinstance(value, list) else [str(value)]
-                words += [f"--{table}.{key.replace('_', '-')}", *shown]
+                words += [f"--{table}.{key.replace('_', '-')}", *_flag_values(value)]
     return command(*words)
+
+
+def _flag_values(value: Any) -> list[str]:
+    match value:
+        case bool():
+            return []
+        case list():
+            return [place(item) for item in value]
+    return [place(value) if isinstance(value, str) else str(value)]
 
 
 def model_name(plan: Mapping[str, Any]) -> str:

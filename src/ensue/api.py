@@ -1,0 +1,441 @@
+"""Trained models as objects: text in, text out.
+
+`Generator` joins three that know nothing of each other: the tokenizer (text and ids), the engine
+(ids and events) and the model (ids and logits).
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ensue.data.corpus import DataConfig, tokenise
+from ensue.decoding.decoder import Decoder
+from ensue.decoding.engine import Engine, Event, PastContext
+from ensue.decoding.logits import Sampling, derive_seed
+from ensue.distributed.env import start_env
+from ensue.errors import DataError, RunError, UsageError
+from ensue.models import find_step, step_of
+from ensue.planning import build_empty
+from ensue.runs import Run, newest_run
+from ensue.tasks.lm import score
+from ensue.tasks.task import Score
+from ensue.tokenizers import Tokenizer, load_tokenizer
+from ensue.training.config import DEFAULT_MODEL, RunConfig, TrainConfig
+from ensue.training.plan import Plan
+from ensue.training.session import read_data
+from ensue.training.session import train as run_session
+from ensue.training.tracking import Tracker
+from ensue.weights import load_weights
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generation(Sampling):
+    """What to generate from each prompt: the sampling of a row, and what concerns its text."""
+
+    stop: tuple[str, ...] = ()
+    """Strings that end the text, and are not part of it; also when they straddle tokens."""
+    num_samples: int = 1
+    """Texts for each prompt, each with a seed of its own; at least 1."""
+    past_context: PastContext = "stop"
+    """When the context is full: stop, or slide: go on from its last half."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.num_samples < 1:
+            raise UsageError(f"num_samples is {self.num_samples}; it must be at least 1")
+        if "" in self.stop:
+            raise UsageError("stop holds an empty string, which would end every text at once")
+
+    def sampling(self, sample: int) -> Sampling:
+        """Give the row settings of one sample, with the seed that belongs to its number.
+
+        The prompt's place does not enter the seed: a prompt gets the same texts in any company.
+        """
+        fields = {name: getattr(self, name) for name in Sampling.__dataclass_fields__}
+        return Sampling(**{**fields, "seed": derive_seed(self.seed, sample)})
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Completion:
+    """One finished text."""
+
+    prompt: str
+    """What it continues."""
+    text: str
+    """The continuation alone, without a stop string."""
+    reason: str
+    """Why it ends: "stop" (end of text, or a stop string), "length" or "context_full"."""
+    index: int = 0
+    """Which of the prompts, from 0."""
+    sample: int = 0
+    """Which of the prompt's samples, from 0."""
+    tokens: tuple[int, ...] = ()
+    """All generated ids, those of an end of text or of a stop string included."""
+    logprobs: tuple[float, ...] = ()
+    """Natural log probability of each under the model itself (temperature 1, nothing cut)."""
+    notices: tuple[str, ...] = ()
+    """What a reader should know: what was cut, slid or could not be spelt."""
+
+    def to_json(self) -> str:
+        """Give all fields as one line of JSON."""
+        return json.dumps(asdict(self), ensure_ascii=False, allow_nan=False)
+
+    def __repr__(self) -> str:
+        return (
+            f"Completion({_short(self.prompt)} -> {_short(self.text)}, "
+            f"{len(self.tokens)} tokens, {self.reason})"
+        )
+
+    def __rich_repr__(self) -> Iterator[tuple[str, object]]:
+        yield "prompt", self.prompt
+        yield "text", self.text
+        yield "reason", self.reason
+        yield "tokens", len(self.tokens)
+        if self.notices:
+            yield "notices", self.notices
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chunk:
+    """A piece of one text while it is made: whole characters, and never part of a stop string."""
+
+    index: int
+    """Which of the prompts, from 0."""
+    sample: int
+    """Which of the prompt's samples, from 0."""
+    text: str = ""
+    """What comes next; empty at most in the last chunk of a text, or beside a notice."""
+    notice: str = ""
+    """What a reader should know from here on; usually empty."""
+    completion: Completion | None = None
+    """The whole, in the last chunk of a text only."""
+
+
+class Generator:
+    """A trained language model with its tokenizer.
+
+    Args:
+        model: Any decoder.
+        tokenizer: The one that it was trained with.
+        card: Facts to show with it (name, size, score).
+    """
+
+    def __init__(
+        self, model: Decoder, tokenizer: Tokenizer, card: Mapping[str, Any] | None = None
+    ) -> None:
+        if tokenizer.vocab_size > model.vocab_size:
+            raise UsageError(
+                f"the tokenizer has {tokenizer.vocab_size:,} entries, the model only "
+                f"{model.vocab_size:,}",
+                "Use the tokenizer.json that lies beside the model.",
+            )
+        self.model = model
+        self.tokenizer = tokenizer
+        self.card = dict(card or {})
+
+    def generate(
+        self,
+        prompts: str | Sequence[str],
+        *,
+        max_new_tokens: int = 200,
+        temperature: float = 0.8,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        min_p: float = 0.0,
+        repetition_penalty: float = 1.0,
+        seed: int = 0,
+        stop: str | Sequence[str] = (),
+        num_samples: int = 1,
+        past_context: PastContext = "stop",
+    ) -> list[Completion]:
+        """Continue one prompt or several of any lengths; the fields of `Generation` say how.
+
+        Returns:
+            The samples of the first prompt, then those of the next, and so on.
+
+        Raises:
+            DataError: A prompt does not fit the context.
+            UsageError: A value is out of range.
+        """
+        options = Generation(
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            min_p=min_p,
+            repetition_penalty=repetition_penalty,
+            seed=seed,
+            stop=(stop,) if isinstance(stop, str) else tuple(stop),
+            num_samples=num_samples,
+            past_context=past_context,
+        )
+        chunks = self.stream(prompts, options)
+        done = [chunk.completion for chunk in chunks if chunk.completion]
+        return sorted(done, key=lambda completion: (completion.index, completion.sample))
+
+    def stream(
+        self, prompts: str | Sequence[str], options: Generation | None = None
+    ) -> Iterator[Chunk]:
+        """Continue prompts, giving each piece of text as soon as it is certain.
+
+        Prompts are checked here and now, before the first chunk is asked for. Whoever stops asking
+        stops the work.
+
+        Args:
+            prompts: One or several.
+            options: What to generate; the defaults of `Generation` where it is left out.
+
+        Raises:
+            DataError: A prompt does not fit the context.
+        """
+        options = options or Generation()
+        engine = Engine(
+            self.model,
+            stop_ids=frozenset([self.tokenizer.eos_id]),
+            banned_ids=self._unspeakable(),
+            past_context=options.past_context,
+        )
+        rows: dict[int, _Row] = {}
+        prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+        for index, prompt in enumerate(prompts):
+            ids, unspelt = self.tokenizer.encode_array(prompt)
+            tokens = [self.tokenizer.eos_id, *ids.tolist()]  # a text begins where another ended
+            for sample in range(options.num_samples):
+                try:
+                    number = engine.add(tokens, options.sampling(sample))
+                except DataError as error:
+                    if len(prompts) == 1:
+                        raise
+                    where = f"prompt {index + 1} of {len(prompts)}"
+                    raise DataError(f"{where}: {error.what}", error.hint) from None
+                row = _Row(self.tokenizer, options.stop, prompt, index, sample)
+                if unspelt:
+                    row.notices.append(
+                        f"the tokenizer cannot spell {unspelt:,} bytes of the prompt; the model "
+                        "reads them as unknown"
+                    )
+                rows[number] = row
+        return _chunks(engine, rows)
+
+    def _unspeakable(self) -> frozenset[int]:
+        """Ids that are no text: the unknown piece, and what pads the model's vocabulary."""
+        unknown: int | None = getattr(self.tokenizer, "unk_id", None)
+        padding = range(self.tokenizer.vocab_size, self.model.vocab_size)
+        return frozenset([*padding, *([] if unknown is None else [unknown])])
+
+    def __repr__(self) -> str:
+        return f"Generator({type(self.model).__name__}, {self.tokenizer!r})"
+
+    def __rich_repr__(self) -> Iterator[tuple[str, object]]:
+        yield "model", type(self.model).__name__
+        yield "tokenizer", self.tokenizer
+        yield from self.card.items()
+
+
+def _chunks(engine: Engine, rows: dict[int, "_Row"]) -> Iterator[Chunk]:
+    """Turn the engine's events into text."""
+    while engine.live:
+        for event in engine.step():
+            chunk = rows[event.row].take(event)
+            if chunk.completion:
+                engine.drop(event.row)  # a stop string: the engine does not know that it is over
+                del rows[event.row]
+            if chunk.text or chunk.notice or chunk.completion:
+                yield chunk
+
+
+class _Row:
+    """The text of one row."""
+
+    def __init__(
+        self, tokenizer: Tokenizer, stop: Sequence[str], prompt: str, index: int, sample: int
+    ) -> None:
+        self.notices: list[str] = []
+        self._prompt, self._index, self._sample = prompt, index, sample
+        self._characters = tokenizer.stream()
+        self._until = StopStrings(stop)
+        self._tokens: list[int] = []
+        self._logprobs: list[float] = []
+        self._texts: list[str] = []
+        self._told = 0  # notices that were given with a chunk
+
+    def take(self, event: Event) -> Chunk:
+        """Take one event; its last chunk carries the completion."""
+        self._tokens.append(event.token)
+        self._logprobs.append(event.logprob)
+        if event.notice:
+            self.notices.append(event.notice)
+        # An end of text decodes to nothing.
+        text = self._until.push(self._characters.push(event.token))
+        if event.reason and not self._until.found:
+            text += self._until.push(self._characters.flush()) + self._until.flush()
+        self._texts.append(text)
+        new, self._told = self.notices[self._told :], len(self.notices)
+        chunk = Chunk(index=self._index, sample=self._sample, text=text, notice="; ".join(new))
+        reason = "stop" if self._until.found else event.reason
+        return replace(chunk, completion=self._completion(reason)) if reason else chunk
+
+    def _completion(self, reason: str) -> Completion:
+        return Completion(
+            prompt=self._prompt,
+            text="".join(self._texts),
+            reason=reason,
+            index=self._index,
+            sample=self._sample,
+            tokens=tuple(self._tokens),
+            logprobs=tuple(self._logprobs),
+            notices=tuple(self.notices),
+        )
+
+
+class StopStrings:
+    """Passes text on up to the first stop string; holds back what may be the beginning of one.
+
+    Args:
+        stop: None of them empty. The one that is complete first ends the text.
+    """
+
+    def __init__(self, stop: Sequence[str]) -> None:
+        self.found = False
+        self._stop = tuple(stop)
+        self._held = ""
+
+    def push(self, text: str) -> str:
+        """Take a piece of text; give what certainly stands before any stop string."""
+        if self.found:
+            return ""
+        text = self._held + text
+        # (end, start): the first to be complete; of several, the longest
+        ends = [(text.find(s) + len(s), text.find(s)) for s in self._stop if s in text]
+        if ends:
+            self.found, self._held = True, ""
+            return text[: min(ends)[1]]
+        held = self._beginning(text)
+        self._held = text[len(text) - held :]
+        return text[: len(text) - held]
+
+    def flush(self) -> str:
+        """Give what was held back: no more text comes."""
+        held, self._held = self._held, ""
+        return held
+
+    def _beginning(self, text: str) -> int:
+        """Length of the longest end of `text` that begins a stop string."""
+        longest = max((len(s) - 1 for s in self._stop), default=0)
+        for length in range(min(longest, len(text)), 0, -1):
+            if any(s.startswith(text[-length:]) for s in self._stop):
+                return length
+        return 0
+
+
+def _short(text: str, limit: int = 40) -> str:
+    return repr(text if len(text) <= limit else text[: limit - 1] + "…")
+
+
+def load(run: str | Path | Run = "") -> Generator:
+    """Open a finished run for use.
+
+    Args:
+        run: Its folder; empty: the newest below ``runs/``.
+
+    Raises:
+        RunError: It is missing, unfinished, damaged, or of a newer version.
+    """
+    opened, plan = _open(run)
+    tensors, _ = load_weights(opened)
+    step = step_of(plan.config.model)
+    model: Any = build_empty(step.model, plan.config.model)
+    expected = {name: tuple(p.shape) for name, p in model.named_parameters()}
+    found = {name: tuple(t.shape) for name, t in tensors.items()}
+    if expected != found:
+        wrong = sorted(n for n in {*expected, *found} if expected.get(n) != found.get(n))
+        raise RunError(
+            f"{opened.weights_path} does not belong to {opened.plan_path}: {', '.join(wrong[:3])}",
+            "Copy the whole folder again from where it was trained.",
+        )
+    model.load_state_dict(tensors, assign=True)
+    card = {"run": str(opened.path), "model": step.name, "parameters": plan.parameters}
+    return Generator(model.eval(), load_tokenizer(opened.tokenizer_path), card)
+
+
+def evaluate(run: str | Path | Run = "", sources: Sequence[str] = ()) -> Score:
+    """Score a run on a text: bits per byte, as `ensue.tasks.lm.score` defines them.
+
+    Args:
+        run: Its folder; empty: the newest below ``runs/``.
+        sources: Files or folders; none: the run's own validation split.
+
+    Raises:
+        DataError: The text cannot be read, or is not the one that the run was validated on.
+    """
+    opened, plan = _open(run)
+    generator = load(opened)
+    config = replace(plan.config.data, tokenizer=str(opened.tokenizer_path))
+    if sources:
+        text, _ = tokenise(list(sources), generator.tokenizer, load_tokenizer=load_tokenizer)
+    else:
+        text = read_data(replace(plan.config, data=config), start_env("cpu"), Tracker())[0].valid
+        if text.fingerprint != plan.valid_text:
+            raise DataError(
+                "the run's own data has changed since it was trained",
+                "Name a text to score it on: --data FILE",
+            )
+    name = ", ".join(sources) or "valid"
+    length = plan.config.model.context_length
+    return score(generator.model, text, length, name, torch.device("cpu"))  # type: ignore[arg-type]
+
+
+def _open(run: str | Path | Run) -> tuple[Run, Plan]:
+    opened = run if isinstance(run, Run) else Run.open(run) if str(run) else newest_run()
+    return opened, Plan.from_json(opened.read_plan(), str(opened.plan_path))
+
+
+def train(
+    data: str | Path | Sequence[str | Path],
+    *,
+    model: Any = DEFAULT_MODEL,
+    size: str = "",
+    budget: str = "",
+    steps: int = 0,
+    seed: int = 0,
+    out: str | Path = "",
+    valid: Sequence[str | Path] = (),
+    tokenizer: str = "auto",
+    settings: TrainConfig | None = None,
+    tracker: Tracker | None = None,
+) -> Run:
+    """Train a language model on text, or go on with a run that was stopped.
+
+    Args:
+        data: Files, folders, or what else ``ensue train`` reads.
+        model: The name of a step of the lineage, or its config (`ensue.models.gpt2.GPT2Config`).
+        size: xs, s, m or l; empty: chosen for the budget.
+        budget: Time or work, as ``3min`` or ``2e15flop``; the default is 3min.
+        steps: Updates, instead of a budget.
+        seed: Of the weights, the order of the data, and dropout.
+        out: The run folder; empty: a new one below ``runs/``. The same call again resumes it.
+        valid: Text to validate on; empty: a tenth of the data is held out.
+        tokenizer: auto, byte, char, word, bpe, or the path of a tokenizer.json.
+        settings: Everything about the optimisation; its zeros are chosen.
+        tracker: Hears how it goes.
+
+    Returns:
+        The finished run; `load` opens it.
+    """
+    sources = [data] if isinstance(data, str | Path) else data
+    config: RunConfig[Any] = RunConfig(
+        data=DataConfig(
+            sources=tuple(map(str, sources)), valid=tuple(map(str, valid)), tokenizer=tokenizer
+        ),
+        model=find_step(model).config() if isinstance(model, str) else model,
+        size=size,
+        budget=budget,
+        steps=steps,
+        seed=seed,
+        train=settings or TrainConfig(),
+    )
+    return run_session(config, out, tracker)

@@ -1,0 +1,100 @@
+"""Matrix products and GELU as fast as plain torch allows; `ensue.nn.precision` chooses the numbers.
+
+Why not nn.Linear under autocast: autocast casts each weight anew for the backward pass and adds a
+bf16 bias in a pass of its own; and torch's tanh GELU has no oneDNN kernel. Measured in
+docs/experiments.md; reproduced by ``python bench/train_step.py``.
+"""
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from ensue.nn.precision import product_dtype
+
+_ONEDNN = hasattr(torch.ops.mkldnn, "_linear_pointwise") and torch.backends.mkldnn.is_available()
+_A = math.sqrt(8 / math.pi)
+
+
+def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Compute ``x weight^T + bias`` for matrices, through oneDNN where there is a choice.
+
+    torch sends fp32 to MKL, which takes a slow path on AMD (Zen 5: 180 against 410 GFLOP/s).
+    """
+    if _ONEDNN and x.device.type == "cpu":
+        y: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+        return y
+    return F.linear(x, weight, bias)
+
+
+class _Linear(torch.autograd.Function):
+    """A product that keeps its operands in the dtype of the product, for the backward pass."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype
+    ) -> Tensor:
+        rows, w = x.reshape(-1, x.shape[-1]).to(dtype), weight.to(dtype)
+        ctx.save_for_backward(rows, w)
+        ctx.x, ctx.weight = (x.dtype, x.shape), weight.dtype
+        return product(rows, w, None if bias is None else bias.to(dtype)).view(*x.shape[:-1], -1)
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        rows, w = ctx.saved_tensors
+        g = grad.reshape(-1, grad.shape[-1]).to(rows.dtype)
+        dx = product(g, w.t()).to(ctx.x[0]).view(ctx.x[1]) if ctx.needs_input_grad[0] else None
+        dw = product(g.t(), rows.t()).to(ctx.weight) if ctx.needs_input_grad[1] else None
+        db = g.sum(0).to(ctx.weight) if ctx.needs_input_grad[2] else None
+        return dx, dw, db, None
+
+
+def linear(
+    x: Float[Tensor, "*n X"], weight: Float[Tensor, "Y X"], bias: Float[Tensor, " Y"] | None = None
+) -> Float[Tensor, "*n Y"]:
+    """Compute ``x weight^T + bias`` in the numbers of `ensue.nn.precision`, and give those."""
+    y: Tensor = _Linear.apply(x, weight, bias, product_dtype())
+    return y
+
+
+class Linear(nn.Linear):
+    """A layer of weights and biases; torch's module with the product above."""
+
+    def forward(self, x: Float[Tensor, "*n X"]) -> Float[Tensor, "*n Y"]:
+        """Apply to the last dimension."""
+        return linear(x, self.weight, self.bias)
+
+
+class _GELU(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        z = torch.addcmul(x.new_tensor(_A), x, x, value=0.044715 * _A).mul_(x)
+        s = torch.sigmoid(z)
+        y = x * s
+        if ctx.needs_input_grad[0]:
+            dz_x = z.mul_(3).sub_(x, alpha=2 * _A)  # x dz/dx = 3 z - 2 A x
+            ctx.save_for_backward(torch.ops.aten.sigmoid_backward(dz_x, s).add_(s))
+        return y
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        slope: Tensor = ctx.saved_tensors[0]
+        return grad * slope
+
+
+def gelu(x: Float[Tensor, "*n F"]) -> Float[Tensor, "*n F"]:
+    """GPT-2's tanh GELU, as ``x sigmoid(sqrt(8/pi) (x + 0.044715 x^3))``, which is the same function.
+
+    The slope is saved in place of x, so that the backward pass is one product: forward and backward
+    of 3,072 x 1,536 in bf16 take 9 ms, torch's tanh form 18.7 (Zen 4, one core).
+    """
+    if x.device.type != "cpu":
+        return F.gelu(x, approximate="tanh")
+    y: Tensor = _GELU.apply(x)
+    return y

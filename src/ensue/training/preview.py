@@ -1,0 +1,117 @@
+"""What a run would do and cost, before anything is spent."""
+
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from ensue.distributed.env import start_env
+from ensue.models import step_of
+from ensue.planning import Cost, build_empty, cost, memory_bytes
+from ensue.runs import Run
+from ensue.training.choose import choose, task_of
+from ensue.training.config import RunConfig
+from ensue.training.session import read_data
+from ensue.training.tracking import Tracker
+
+Rows = list[tuple[str, str]]
+
+SHOWN_ROWS, SHOWN_CHARACTERS = 2, 300
+
+
+def preview(config: RunConfig[Any], tracker: Tracker) -> Rows:
+    """Read the data, measure the machine, and give the plan in words; writes no run.
+
+    Args:
+        config: The request.
+        tracker: Hears what was guessed, and how the reading goes.
+
+    Returns:
+        Lines of (what, value).
+    """
+    begun = time.monotonic()
+    env = start_env()
+    corpus, tokenizer = read_data(config, env, tracker)
+    with tempfile.TemporaryDirectory() as folder:
+        plan = choose(config, corpus, tokenizer, Run(Path(folder)), env, tracker, begun)
+    chosen, train = plan.config, plan.config.train
+    empty: Any = build_empty(step_of(chosen.model).model, chosen.model)
+    costs = cost(empty, train.global_batch_size, chosen.model.context_length)
+    tokens = len(corpus.train.ids)
+    epochs = costs.tokens_per_step * chosen.steps / tokens
+    rows = [
+        ("model", f"{step_of(chosen.model).name}, size {chosen.size}"),
+        ("shape", _shape(chosen.model)),
+        *_costs(costs, chosen.steps),
+        ("time", _duration(plan.seconds_per_step * chosen.steps)),
+        ("text", f"{corpus.train.num_bytes:,} bytes to learn from, {corpus.valid.num_bytes:,} held out"),
+        ("tokens", f"{tokens:,} of a {tokenizer.kind} tokenizer with {tokenizer.vocab_size:,} ids"),
+        ("epochs", f"{epochs:.2f}" + (OVERFIT if epochs > MANY_EPOCHS else "")),
+        ("update", f"{train.global_batch_size} rows of {chosen.model.context_length} tokens"),
+        ("numbers", f"{train.precision}, {train.threads} threads, compile {train.compile}"),
+    ]
+    unspelt = corpus.train.unspelt_bytes + corpus.valid.unspelt_bytes
+    if unspelt:
+        rows.append(("problem", f"the tokenizer cannot spell {unspelt:,} bytes"))
+    task = task_of(chosen, corpus, tokenizer, env)
+    shown = task.describe(0, min(SHOWN_ROWS, train.global_batch_size))
+    rows += [(f"row {i}", text[:SHOWN_CHARACTERS]) for i, text in enumerate(shown)]
+    return rows
+
+
+MANY_EPOCHS = 12
+OVERFIT = ": the text is small for this budget; the best weights on the held-out part are kept"
+
+
+def preview_published(name: str) -> Rows:
+    """Give what training one of GPT-2's published sizes costs.
+
+    Args:
+        name: gpt2, gpt2-medium, gpt2-large or gpt2-xl.
+    """
+    from ensue.models.gpt2 import GPT2, PUBLISHED
+
+    config = PUBLISHED[name]
+    costs = cost(build_empty(GPT2, config), 512, config.context_length, micro_rows=8)
+    return [
+        ("model", name),
+        ("shape", _shape(config)),
+        *_costs(costs, 0),
+        ("update", "512 rows of 1,024 tokens, as published; memory for 8 rows at a time"),
+    ]
+
+
+def _shape(model: Any) -> str:
+    parts = [f"{model.num_layers} layers"]
+    if hasattr(model, "num_heads"):
+        parts.append(f"{model.num_heads} heads")
+    return ", ".join([*parts, f"width {model.d_model}", f"context {model.context_length}"])
+
+
+def _costs(costs: Cost, steps: int) -> Rows:
+    memory = costs.state_bytes + costs.activation_bytes
+    have = memory_bytes()
+    fits = ", more than this machine has" if 0 < have < memory else ""
+    rows = [
+        ("parameters", f"{costs.parameters:,}"),
+        ("operations", f"{costs.flops_per_step:.3g} FLOP an update of {costs.tokens_per_step:,} tokens"),
+        ("memory", f"about {_bytes(memory)} ({_bytes(costs.state_bytes)} of weights and moments){fits}"),
+        ("checkpoint", f"{_bytes(costs.checkpoint_bytes)} each, two are kept"),
+    ]
+    if steps:
+        rows.insert(2, ("updates", f"{steps:,}, {costs.flops_per_step * steps:.3g} FLOP in all"))
+    return rows
+
+
+def _bytes(number: float) -> str:
+    for unit in ("bytes", "kB", "MB"):
+        if number < 1000:
+            return f"{number:.0f} {unit}"
+        number /= 1000
+    return f"{number:.1f} GB"
+
+
+def _duration(seconds: float) -> str:
+    if not seconds:
+        return "not measured: the number of updates was given"
+    return f"about {seconds:.0f} s" if seconds < 120 else f"about {seconds / 60:.1f} min"

@@ -1,0 +1,276 @@
+"""Report, model card and picture of runs of every kind: finished, broken off, empty, very long."""
+
+import base64
+import hashlib
+import html
+import json
+import re
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from ensue.data.corpus import DataConfig
+from ensue.errors import MissingExtraError
+from ensue.models import LINEAGE
+from ensue.runs import Run
+from ensue.training.config import RunConfig, config_to_dict
+from ensue.views.card import write_card
+from ensue.views.plots import read_curves, smooth, thin, write_curve_png
+from ensue.views.report import write_report
+from ensue.views.text import train_command
+
+FLOOR = {"name": "5-gram", "bits_per_byte": 2.41}
+VOID = {"meta", "br", "hr", "img", "input", "link", "wbr"}
+PAYLOAD = '</pre></svg><script>alert(1)</script><img src=x onerror="alert(2)">\x1b[31m\u202e&'
+
+
+class Page(HTMLParser):
+    """Reads a page strictly: every tag closed in order; remembers tags, attributes and text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.rows: list[list[str]] = []
+        self.feed(text)
+        self.close()
+        assert not self.open, f"never closed: {self.open}"
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th") and self.rows:
+            self.rows[-1].append("")
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open, f"</{tag}> closes nothing"
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if "style" in self.open:
+            return
+        self.text += data
+        if self.open and self.open[-1] in ("td", "th"):
+            self.rows[-1][-1] += data
+
+
+def records(steps: int, eval_every: int = 0, final: bool = False) -> list[dict[str, object]]:
+    made: list[dict[str, object]] = []
+    for step in range(1, steps + 1):
+        loss = 2.0 + 5.0 / step + (0.05 if step % 2 else -0.05)
+        made.append({"kind": "step", "step": step, "loss": loss, "lr": 0.01 / step})
+        made[-1] |= {"grad_norm": 0.5, "tokens": step * 64, "seconds": step * 0.25}
+        made[-1] |= {"tokens_per_second": 256.0}
+        if eval_every and step % eval_every == 0:
+            score = {"split": "valid", "loss": loss + 0.2, "bits_per_byte": loss / 2, "sampled": True}
+            made.append({"kind": "eval", "step": step, **score, "bits_per_byte_averaged": loss / 2.1})
+    if final:
+        made.append({"kind": "final", "step": steps, "kept": "averaged", "kept_step": steps})
+        made[-1] |= {"split": "valid", "loss": 2.61, "bits_per_byte": 2.113, "bytes": 111540}
+        made[-1] |= {"targets": 9, "sampled": False, "fingerprint": "3fd2" * 16}
+    return made
+
+
+def make(tmp_path: Path, lines: list[dict[str, object]], name: str = "book-gpt2-001") -> Run:
+    run = Run.create(tmp_path / name)
+    if lines:
+        run.metrics_path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return run
+
+
+def plan(source: str = "/home/alice/private/book.txt") -> dict[str, object]:
+    model = {"name": "gpt2", "context_length": 64, "d_model": 32}
+    config = {"data": {"sources": [source]}, "model": model, "steps": 20, "seed": 7}
+    request = config | {"model": {"name": "gpt2", "context_length": 0, "d_model": 32}, "steps": 0}
+    return {
+        "config": config | {"train": {"lr": 0.02, "weight_decay": 0.1}},
+        "request": request | {"budget": "3min", "train": {"lr": 0.0, "weight_decay": 0.2}},
+        "parameters": 12345,
+        "valid_text": "3fd2" * 16,
+        "corpus": "ab12" * 16,
+        "version": "0.1.0",
+        "notes": ["read as UTF-8 (guessed)"],
+        "machine": {"torch": "2.13.0"},
+    }
+
+
+def report(run: Run, values: dict[str, object] | None = None, **more: object) -> tuple[Page, str]:
+    text = write_report(run, plan() if values is None else values, **more).read_text("utf-8")
+    return Page(text), text
+
+
+def test_a_finished_run_is_told_whole(tmp_path):
+    page, text = report(make(tmp_path, records(20, 5, True)), floor=FLOOR, samples=[("A ", "b")])
+    for words in (
+        "2.113 bits per byte on valid",
+        "0.30 below the floor: counting alone (5-gram) reaches 2.410",
+        "non-overlapping windows of 64 tokens",
+        "3fd23fd23fd2…",
+        "Weights kept: averaged, of step 20",
+        "read as UTF-8 (guessed)",
+        "ensue generate book-gpt2-001 A",
+        "ensue train book.txt --model gpt2 --budget 3min --seed 7 --model.d-model 32"
+        " --train.weight-decay 0.2",
+    ):
+        assert words in page.text
+    assert "alice" not in text, "a report is made to be shared"
+
+
+def test_the_table_beside_the_picture_has_its_numbers(tmp_path):
+    """Who cannot see the picture, or wants a value, has only the table."""
+    page, _ = report(make(tmp_path, records(20, 5, True)))
+    assert ["5", "1.2", "1.5250", "1.4524", "3.2500", "a sample"] in page.rows
+    assert ["20", "5.0", "2.1130", "–", "2.6100", "all"] in page.rows
+    steps = [row for row in page.rows if len(row) == 6 and row[1] == f"{int(row[0]) * 0.25:.1f}"]
+    assert len([row for row in page.rows if row[-1:] == ["256"]]) == 20
+    assert steps[0][:3] in (["1", "0.2", "7.0500"], ["5", "1.2", "1.5250"])
+
+
+def test_every_picture_says_in_words_what_it_shows(tmp_path):
+    page, _ = report(make(tmp_path, records(20, 5, True)), floor=FLOOR)
+    pictures = [attrs for tag, attrs in page.tags if tag == "svg" and attrs.get("role") == "img"]
+    assert len(pictures) == 4  # curve and learning rate, wide and narrow
+    assert "Final score 2.113 bits per byte" in str(pictures[0]["aria-label"])
+    assert "Floor (5-gram) 2.41" in str(pictures[0]["aria-label"])
+
+
+def test_the_page_asks_for_nothing_and_runs_nothing(tmp_path):
+    """A report opened from a mail must not call home, nor run what a text file held."""
+    values = plan(PAYLOAD) | {"notes": [PAYLOAD], "version": PAYLOAD, "valid_text": PAYLOAD}
+    values["config"]["model"] |= {"name": PAYLOAD, PAYLOAD: PAYLOAD}  # type: ignore[index]
+    run = make(tmp_path, records(20, 5, True))
+    floor = FLOOR | {"name": PAYLOAD}
+    page, text = report(run, values, samples=[(PAYLOAD, PAYLOAD)], floor=floor)
+    assert not {"script", "img", "link", "iframe", "object", "a"} & {tag for tag, _ in page.tags}
+    names = {name for _, attrs in page.tags for name in attrs}
+    assert not {n for n in names if n.startswith("on") or n in ("src", "href", "style")}
+    assert not re.search(r"https?:|//[a-z]|url\(|@import", text.replace(html.escape(PAYLOAD), ""))
+    assert "\x1b" not in text
+    assert "\u202e" not in text
+    assert "\\x1b[31m" in page.text
+
+
+def test_the_policy_allows_the_style_sheet_alone(tmp_path):
+    """A wrong hash would leave the page unstyled; a wide policy would let injected styles in."""
+    page, text = report(make(tmp_path, records(3)))
+    policy = next(a["content"] for _, a in page.tags if "http-equiv" in a)
+    style = text[text.index("<style>") + 7 : text.index("</style>")]
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    assert policy == (
+        f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+    )
+
+
+def test_samples_keep_their_spaces_and_find_their_direction(tmp_path):
+    samples = [("في", " البداية"), ("東京は", "夏\n\t夜")]
+    page, _ = report(make(tmp_path, records(3)), samples=samples)
+    shown = [attrs for _, attrs in page.tags if attrs.get("class") == "sample"]
+    assert [(a["dir"], a["lang"]) for a in shown] == [("auto", "")] * 2
+    assert "東京は夏\n\t夜" in page.text
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        ([], "0 of 20 steps are done"),
+        (records(1), "1 of 20 steps are done"),
+        (records(12), "12 of 20 steps are done"),
+        (records(12, 4), "Lowest so far: 1.183 bits per byte at step 12 (a sample of valid)"),
+        (records(20, 0, True), "2.113"),
+        (records(0, 0, True), "2.113"),
+        ([{"kind": "step", "step": 1, "loss": None}, {"kind": "odd"}], "0 of 20 steps are done"),
+        ([{"kind": "step", "step": 1, "loss": 2.0}] * 3, "1 of 20 steps are done"),
+    ],
+    ids=["empty", "one step", "no evals", "unfinished", "only final", "no steps", "odd", "bare"],
+)
+def test_any_run_has_a_report(tmp_path, lines, words):
+    """A run that broke off is the one whose report is needed most."""
+    run = make(tmp_path, lines)
+    for floor in (None, FLOOR):
+        page, _ = report(run, floor=floor)
+        assert words in page.text
+    write_card(run, plan())
+    page, _ = report(run, {})
+    assert "ensue" in page.text
+
+
+def test_a_network_that_counting_beats_is_called_so(tmp_path):
+    page, _ = report(make(tmp_path, records(20, 0, True)), floor=FLOOR | {"bits_per_byte": 2.0})
+    assert "No better than counting" in page.text
+
+
+def test_a_long_run_still_has_a_small_report(tmp_path):
+    """100,000 points in an SVG are 3 MB, and a browser that stands still."""
+    run = make(tmp_path, records(100_000, 100, True))
+    page, text = report(run, floor=FLOOR)
+    assert len(text.encode()) < 300_000
+    assert "120 of 100,000; all in metrics.jsonl" in page.text
+
+
+def test_a_spike_survives_thinning():
+    points = [(i, 1.0) for i in range(10_000)]
+    points[5_432] = (5_432, 99.0)
+    few = thin(points)
+    assert len(few) <= 500
+    assert (5_432, 99.0) in few
+    assert few == sorted(few)
+    assert few[0] == points[0]
+    assert few[-1] == points[-1]
+
+
+def test_smoothing_neither_lags_where_the_curve_is_steep_nor_shifts_a_line():
+    line = [(i, 100.0 - i) for i in range(100)]
+    assert smooth(line)[:95] == pytest.approx(line[:95])
+    assert smooth([(1, 2.0)]) == [(1, 2.0)]
+    assert smooth([]) == []
+
+
+def test_training_loss_stands_on_the_axis_of_the_score():
+    """Nats for each token and bits for each byte on one axis, unconverted, would lie."""
+    curves = read_curves(records(20, 5, True))
+    assert curves.unit == "bits per byte"
+    assert curves.bits_per_nat == pytest.approx(2.113 / 2.61)
+    assert read_curves(records(3)).unit == "nats per token"
+
+
+@pytest.mark.parametrize("step", LINEAGE, ids=lambda step: step.name)
+def test_defaults_need_no_flag(step):
+    """The usual values of the views and the defaults of the configs are the same, or this fails."""
+    data = DataConfig(sources=("book.txt",))
+    request = config_to_dict(RunConfig(data=data, model=step.config()()))
+    words = train_command({"request": request, "config": request})
+    assert words == f"ensue train book.txt --model {step.name}"
+
+
+def test_the_card_tells_all_but_the_data(tmp_path):
+    run = make(tmp_path, records(20, 5, True))
+    write_card(run, plan() | {"notes": ["a [link](javascript:x) <b>\x1b"]})
+    text = run.card_path.read_text("utf-8")
+    for words in ("12,345 parameters", "**2.1130 bits per byte**", "`book.txt`", "3fd2" * 16):
+        assert words in text
+    assert "ensue generate book-gpt2-001" in text
+    assert "\\[link\\](javascript:x) \\<b\\>\\x1b".replace("\\x1b", "\\\\x1b") in text
+    assert "alice" not in text
+
+
+@pytest.mark.parametrize("lines", [[], records(1), records(40, 5, True)], ids=len)
+def test_the_curve_as_a_picture(tmp_path, lines):
+    pytest.importorskip("matplotlib")
+    path = write_curve_png(make(tmp_path, lines), tmp_path / "curve.png", FLOOR)
+    assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_without_matplotlib_the_extra_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(MissingExtraError) as caught:
+        write_curve_png(make(tmp_path, []), tmp_path / "curve.png")
+    assert "ensue[plots]" in caught.value.hint
