@@ -3,11 +3,10 @@
 Neither ``ensue`` nor ``ensue --help`` imports torch: heavy imports stand inside the verbs.
 """
 
-import json
 import os
 import sys
+import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ensue import __version__
@@ -15,7 +14,6 @@ from ensue.errors import EnsueError, UsageError, nearest
 
 if TYPE_CHECKING:
     from ensue.console import Console
-    from ensue.training.config import RunConfig
 
 
 def demo(argv: Sequence[str]) -> None:
@@ -30,7 +28,7 @@ def train(argv: Sequence[str]) -> None:
     from ensue.commands import parse_train, run_train
 
     config, out = parse_train(argv, train.__doc__)
-    run_train(config, out, _console())
+    run_train(config, out, _console(), BEGUN)
 
 
 def generate(argv: Sequence[str]) -> None:
@@ -68,6 +66,9 @@ def lineage(argv: Sequence[str]) -> None:
     run_lineage(parse(LineageArgs, argv, "lineage", lineage.__doc__), _console())
 
 
+BEGUN = time.monotonic()
+"""When the command began: a time budget counts from here."""
+
 VERBS = {v.__name__: v for v in (demo, train, generate, evaluate, plan, data, lineage)}
 
 
@@ -93,7 +94,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except EnsueError as error:
         if debug:
             raise
-        _console().print_error(error)
+        from ensue.console import print_error
+
+        print_error(error)
         return error.exit_code
     except KeyboardInterrupt:
         if debug:

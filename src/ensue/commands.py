@@ -14,7 +14,7 @@ import tyro
 
 from ensue import api
 from ensue.config import read_toml
-from ensue.console import Console
+from ensue.console import Console, print_table
 from ensue.data import catalog
 from ensue.data.corpus import DataConfig
 from ensue.errors import UsageError
@@ -25,7 +25,9 @@ from ensue.views.text import visible
 A = TypeVar("A")
 
 
-def parse(kind: type[A], argv: Sequence[str], verb: str, about: str | None, default: Any = None) -> A:
+def parse(
+    kind: type[A], argv: Sequence[str], verb: str, about: str | None, default: Any = None
+) -> A:
     """Parse a verb's arguments; on a mistake tyro names the nearest flag and exits with 2."""
     extra = {} if default is None else {"default": default}
     return tyro.cli(kind, args=list(argv), prog=f"ensue {verb}", description=about, **extra)
@@ -64,21 +66,31 @@ def parse_train(
     name = _flag(argv, "--model") or dict(values.get("model", {})).get("name", DEFAULT_MODEL)
     step = find_step(str(name))
     if recipe:
-        base = config_from_dict(values | {"model": {**values.get("model", {}), "name": name}}, recipe)
+        base = config_from_dict(
+            values | {"model": {**values.get("model", {}), "name": name}}, recipe
+        )
     else:
         base = RunConfig(data=DataConfig(sources=()), model=step.config())
     parts = {f.name: getattr(base, f.name) for f in dataclasses.fields(base)}
-    default = TrainArgs(
-        **{**parts, "data": TrainData(**_fields(base.data))}, model_name=step.name
-    )
+    default = TrainArgs(**{**parts, "data": TrainData(**_fields(base.data))}, model_name=step.name)
     rest = [a for a in argv if a != recipe] if recipe else argv
     args = parse(TrainArgs[step.config], rest, verb, about, default)  # type: ignore[name-defined]
     kept = {f.name: getattr(args, f.name) for f in dataclasses.fields(base)}
-    sources = tuple(catalog.resolve(s) for s in args.data.sources)
-    data = DataConfig(**{**_fields(args.data), "sources": sources})
-    if not sources:
+    if not args.data.sources:
         raise UsageError("nothing to read", f"Name a text: ensue {verb} book.txt")
+    data = DataConfig(**_fields(args.data) | _named_sets(args.data))
     return RunConfig(**{**kept, "data": data}), args.out
+
+
+def _named_sets(data: DataConfig) -> dict[str, tuple[str, ...]]:
+    """Put files in the place of public sets' names; a set's own validation split is used."""
+    sources, valid = [], list(data.valid)
+    for source in data.sources:
+        files = catalog.resolve(source, data.cache)
+        sources.append(source if files is None else str(files["train"]))
+        if files is not None and "valid" in files and not data.valid:
+            valid.append(str(files["valid"]))
+    return {"sources": tuple(sources), "valid": tuple(valid)}
 
 
 def _fields(config: Any) -> dict[str, Any]:
@@ -125,9 +137,10 @@ def run_generate(args: GenerateArgs, console: Console) -> None:
     """Stream continuations to standard output; several are printed as they are complete."""
     run, prompts = _run_and_prompts(args)
     several = len(prompts) * args.options.num_samples > 1
+    chunks = api.load(run).stream(prompts, args.options)
     if not several and not args.json:
         sys.stdout.write(visible(prompts[0]))
-    for chunk in api.load(run).stream(prompts, args.options):
+    for chunk in chunks:
         done = chunk.completion
         if chunk.notice:
             console.notice(chunk.notice)
@@ -188,7 +201,7 @@ class EvaluateArgs:
 
 def run_evaluate(args: EvaluateArgs, console: Console) -> None:
     """Print the score and its protocol."""
-    score = api.evaluate(args.run, [catalog.resolve(s) for s in args.data])
+    score = api.evaluate(args.run, args.data)
     if args.json:
         sys.stdout.write(json.dumps(dataclasses.asdict(score), ensure_ascii=False) + "\n")
         return
@@ -217,7 +230,7 @@ def run_plan(argv: Sequence[str], about: str | None, console: Console) -> None:
     if "--json" in argv:
         sys.stdout.write(json.dumps(dict(rows)) + "\n")
         return
-    console.print_table(["", ""], [[k, v] for k, v in rows])
+    print_table(["what", "value"], [[k, v] for k, v in rows])
 
 
 # -- data --------------------------------------------------------------------------------------
@@ -235,13 +248,13 @@ def run_data(args: DataArgs, console: Console) -> None:
     """List the catalog, or fetch one of it."""
     match args.words:
         case () | ("list",):
-            rows = [[s.name, s.size, s.licence, s.about] for s in catalog.SETS]
-            console.print_table(["name", "size", "licence", "what"], rows)
+            rows = [[s.name, f"{s.size_bytes:,}", s.licence, s.title] for s in catalog.CATALOG]
+            print_table(["name", "bytes", "licence", "what"], rows)
         case ("get", name):
-            named = catalog.find_set(name)
-            console.notice(f"{named.name}: {named.size}, licence: {named.licence}")
-            for path in catalog.get(name, console.progress):
-                sys.stdout.write(f"{path}\n")
+            public = catalog.entry(name)
+            console.notice(f"{public.title}: {public.size_bytes:,} bytes, {public.licence}")
+            for split, path in catalog.get(name, console.progress).items():
+                sys.stdout.write(f"{split}: {path}\n")
         case _:
             raise UsageError("ensue data knows: list, get NAME")
 
@@ -257,7 +270,7 @@ class LineageArgs:
 def run_lineage(args: LineageArgs, console: Console) -> None:
     """Print the table: fixed memory against growing memory."""
     rows = [[s.name, str(s.year), s.paper, s.idea, s.memory, s.grows] for s in LINEAGE]
-    console.print_table(["model", "year", "paper", "idea", "memory of a row", "grows with"], rows)
+    print_table(["model", "year", "paper", "idea", "memory of a row", "grows with"], rows)
 
 
 # -- demo --------------------------------------------------------------------------------------
@@ -300,4 +313,4 @@ def run_demo(args: DemoArgs, console: Console) -> None:
     options = api.Generation(max_new_tokens=100)
     for completion in api.load(run).generate(DEMO_PROMPTS, **_fields(options)):
         sys.stdout.write(f"---\n{visible(completion.prompt + completion.text)}\n")
-    console.notice(f"more: ensue generate {args.out} \"def \"")
+    console.notice(f'more: ensue generate {args.out} "def "')

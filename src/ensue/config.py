@@ -69,7 +69,7 @@ def _value(kind: Any, value: Any, where: str) -> Any:
         return float(value)
     wrong_bool = isinstance(value, bool) and kind is not bool  # to Python, True is an int
     if isinstance(kind, type) and isinstance(value, kind) and not wrong_bool:
-        if kind is float and not math.isfinite(value):
+        if isinstance(value, float) and not math.isfinite(value):
             raise UsageError(f"{where}: {value} is not a finite number")
         return value
     name = getattr(kind, "__name__", str(kind))

@@ -11,7 +11,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import IO, Any
+from typing import IO, Any, Protocol, cast, runtime_checkable
 
 from rich import box
 from rich.cells import cell_len
@@ -32,6 +32,23 @@ INTERVAL = 10.0
 """Seconds between two plain lines; every 10 % there is one in any case."""
 
 
+@runtime_checkable
+class Stream(Protocol):
+    """What can be written to: a terminal, a file, a buffer of a test."""
+
+    def write(self, text: str, /) -> int:
+        """Take text."""
+        ...
+
+    def flush(self) -> None:
+        """Let nothing wait."""
+        ...
+
+    def isatty(self) -> bool:
+        """Say whether a person is looking."""
+        ...
+
+
 class Console(Tracker):
     """Shows how a run goes. Use it in a ``with``: that leaves the terminal as it was.
 
@@ -41,7 +58,7 @@ class Console(Tracker):
     """
 
     def __init__(
-        self, file: IO[str] | None = None, clock: Callable[[], float] = time.monotonic
+        self, file: Stream | None = None, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._rich = _console(file or sys.stderr)
         self._clock = clock
@@ -257,7 +274,7 @@ def resident_bytes() -> int:
 # --- results and errors ---------------------------------------------------------------------------
 
 
-def print_error(error: EnsueError, file: IO[str] | None = None) -> None:
+def print_error(error: EnsueError, file: Stream | None = None) -> None:
     """Say what went wrong, then what to do; no traceback."""
     console = _console(file or sys.stderr)
     words = Text.assemble(("error: ", "bold red"), visible(error.what))
@@ -272,7 +289,7 @@ def print_table(
     rows: Sequence[Sequence[object]],
     *,
     title: str = "",
-    file: IO[str] | None = None,
+    file: Stream | None = None,
     width: int = 0,
 ) -> None:
     """Print a table that reads at any width; where columns would be slivers, one block per row.
@@ -334,13 +351,14 @@ class _Patient(RichConsole):
         self.quiet = True
 
 
-def _console(file: IO[str], width: int = 0) -> RichConsole:
+def _console(file: Stream, width: int = 0) -> RichConsole:
     # A Windows console may have an encoding that lacks most of Unicode: "?" rather than a crash.
-    if hasattr(file, "reconfigure"):
-        file.reconfigure(errors="replace")
+    reconfigure = getattr(file, "reconfigure", None)
+    if reconfigure is not None:
+        reconfigure(errors="replace")
     live = file.isatty() and os.environ.get("TERM") != "dumb"
     return _Patient(
-        file=file,
+        file=cast(IO[str], file),
         force_terminal=live,
         color_system="auto" if live else None,
         width=width or None,

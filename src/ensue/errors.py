@@ -40,7 +40,7 @@ class DataError(EnsueError, ValueError):
 
 
 class RunError(EnsueError):
-    """A run folder that is missing, damaged, newer than this version, or of another configuration."""
+    """A run folder that is missing, damaged, of a newer version or another configuration."""
 
     exit_code = 4
 

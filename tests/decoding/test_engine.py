@@ -172,7 +172,9 @@ def test_a_context_of_one_token_can_slide():
 
 def small(name: str) -> Any:
     if name == "lstm":
-        return LSTM(LSTMConfig(vocab_size=V, context_length=8, d_model=8, num_layers=1, dropout=0))
+        return LSTM(
+            LSTMConfig(vocab_size=V, context_length=8, d_model=8, num_layers=1, dropout=0.0)
+        )
     shape = {"context_length": 12, "d_model": 8, "num_layers": 2, "num_heads": 2, "dropout": 0.5}
     return GPT2(GPT2Config(vocab_size=V, **shape))
 
@@ -202,6 +204,7 @@ def test_a_row_gets_the_same_in_any_company(name, past_context, max_rows):
         assert [e.reason for e in together[i]] == [e.reason for e in alone]
 
 
+@torch.no_grad()
 def test_generation_with_state_equals_recomputing_the_prefix():
     model = small("gpt2").eval()
     given = run_one(model, [1, 2], greedy(9))
@@ -279,7 +282,7 @@ def test_as_many_settings_as_prompts():
 def test_broken_weights_end_with_the_error_that_says_so():
     model = small("lstm")
     with torch.no_grad():
-        model.output.bias.fill_(torch.nan)
+        model.token_embedding.weight.fill_(torch.nan)
     with pytest.raises(NonFiniteError):
         run_one(model, [1], greedy(1))
 

@@ -18,7 +18,19 @@ TEXT = (
     "The quick brown fox doesn't jump; it's 42 years old!\n\n"
     "  Über-naïve café — 日本語のテキスト、と絵文字 👩‍👩‍👧 🎉\n\tdef f(x):\n        return x**2\n"
 ) * 30
-TRICKY = ["", " ", "\n", "  \n\n x", "a\u0301e", "\x1c\x85\u2028", "١٢٣ ½ Ⅷ", EOS, f"a{UNK}b", "\x00", "'ll'LL"]
+TRICKY = [
+    "",
+    " ",
+    "\n",
+    "  \n\n x",
+    "a\u0301e",
+    "\x1c\x85\u2028",
+    "١٢٣ ½ Ⅷ",
+    EOS,
+    f"a{UNK}b",
+    "\x00",
+    "'ll'LL",
+]
 
 
 def make(kind: str) -> Tokenizer:

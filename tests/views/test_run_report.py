@@ -11,11 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from ensue.data.corpus import DataConfig
 from ensue.errors import MissingExtraError
 from ensue.models import LINEAGE
 from ensue.runs import Run
-from ensue.training.config import RunConfig, config_to_dict
 from ensue.views.card import write_card
 from ensue.views.plots import read_curves, smooth, thin, write_curve_png
 from ensue.views.report import write_report
@@ -71,8 +69,15 @@ def records(steps: int, eval_every: int = 0, final: bool = False) -> list[dict[s
         made[-1] |= {"grad_norm": 0.5, "tokens": step * 64, "seconds": step * 0.25}
         made[-1] |= {"tokens_per_second": 256.0}
         if eval_every and step % eval_every == 0:
-            score = {"split": "valid", "loss": loss + 0.2, "bits_per_byte": loss / 2, "sampled": True}
-            made.append({"kind": "eval", "step": step, **score, "bits_per_byte_averaged": loss / 2.1})
+            score = {
+                "split": "valid",
+                "loss": loss + 0.2,
+                "bits_per_byte": loss / 2,
+                "sampled": True,
+            }
+            made.append(
+                {"kind": "eval", "step": step, **score, "bits_per_byte_averaged": loss / 2.1}
+            )
     if final:
         made.append({"kind": "final", "step": steps, "kept": "averaged", "kept_step": steps})
         made[-1] |= {"split": "valid", "loss": 2.61, "bits_per_byte": 2.113, "bytes": 111540}
@@ -130,9 +135,8 @@ def test_the_table_beside_the_picture_has_its_numbers(tmp_path):
     page, _ = report(make(tmp_path, records(20, 5, True)))
     assert ["5", "1.2", "1.5250", "1.4524", "3.2500", "a sample"] in page.rows
     assert ["20", "5.0", "2.1130", "–", "2.6100", "all"] in page.rows
-    steps = [row for row in page.rows if len(row) == 6 and row[1] == f"{int(row[0]) * 0.25:.1f}"]
+    assert ["1", "0.2", "7.0500", "0.01", "0.5", "256"] in page.rows
     assert len([row for row in page.rows if row[-1:] == ["256"]]) == 20
-    assert steps[0][:3] in (["1", "0.2", "7.0500"], ["5", "1.2", "1.5250"])
 
 
 def test_every_picture_says_in_words_what_it_shows(tmp_path):
@@ -229,7 +233,7 @@ def test_a_spike_survives_thinning():
 
 def test_smoothing_neither_lags_where_the_curve_is_steep_nor_shifts_a_line():
     line = [(i, 100.0 - i) for i in range(100)]
-    assert smooth(line)[:95] == pytest.approx(line[:95])
+    assert [y for _, y in smooth(line)[:95]] == pytest.approx([y for _, y in line[:95]])
     assert smooth([(1, 2.0)]) == [(1, 2.0)]
     assert smooth([]) == []
 
@@ -245,6 +249,9 @@ def test_training_loss_stands_on_the_axis_of_the_score():
 @pytest.mark.parametrize("step", LINEAGE, ids=lambda step: step.name)
 def test_defaults_need_no_flag(step):
     """The usual values of the views and the defaults of the configs are the same, or this fails."""
+    from ensue.data.corpus import DataConfig  # here: the other tests need no torch
+    from ensue.training.config import RunConfig, config_to_dict
+
     data = DataConfig(sources=("book.txt",))
     request = config_to_dict(RunConfig(data=data, model=step.config()()))
     words = train_command({"request": request, "config": request})

@@ -8,7 +8,7 @@ import codecs
 import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from typing import BinaryIO, NoReturn
+from typing import NoReturn, Protocol, runtime_checkable
 
 from ensue.data.notes import Notes
 from ensue.errors import DataError
@@ -40,7 +40,16 @@ _CP1252_UNDEFINED = re.compile(rb"[\x81\x8d\x8f\x90\x9d]")
 _HIGH = bytes(range(128, 256))
 _CONVERT = "Save it as UTF-8 text, or leave it out."
 
-Opener = Callable[[], AbstractContextManager[BinaryIO]]
+
+@runtime_checkable
+class Readable(Protocol):
+    """A stream of bytes, for which reading is all that is asked."""
+
+    def read(self, size: int, /) -> bytes:
+        """Give up to ``size`` bytes; none at the end."""
+
+
+Opener = Callable[[], AbstractContextManager[Readable]]
 
 
 def detect(opener: Opener, name: str, notes: Notes) -> str:
@@ -93,7 +102,7 @@ def check_codec(encoding: str) -> str:
     return encoding
 
 
-def decode(stream: BinaryIO, codec: str, name: str, notes: Notes) -> Iterator[str]:
+def decode(stream: Readable, codec: str, name: str, notes: Notes) -> Iterator[str]:
     """Give the text of a stream, a megabyte of bytes at a time, with CRLF read as LF.
 
     Raises:
@@ -148,7 +157,7 @@ def _by_mark(head: bytes, name: str, notes: Notes) -> str:
     return ""
 
 
-def _scan(stream: BinaryIO, head: bytes, name: str, notes: Notes) -> str:
+def _scan(stream: Readable, head: bytes, name: str, notes: Notes) -> str:
     """Read on as UTF-8; at the first byte that is not, decide what else it may be."""
     if len(head.translate(None, _CONTROLS)) < 0.98 * len(head) and b"\0" not in head:
         raise DataError(f"{name}: too many control characters: it looks binary", _CONVERT)

@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, cast
 
 from ensue.data import encodings
 from ensue.data.notes import Notes
@@ -75,7 +74,7 @@ def list_sources(names: Sequence[str], notes: Notes, scratch: Path) -> list[Sour
 
 
 @contextmanager
-def open_bytes(source: Source) -> Iterator[BinaryIO]:
+def open_bytes(source: Source) -> Iterator[encodings.Readable]:
     """Open a source's file as bytes, unzipped where it is gzip by its first bytes.
 
     Raises:
@@ -91,7 +90,7 @@ def open_bytes(source: Source) -> Iterator[BinaryIO]:
                 return
             size = os.fstat(file.fileno()).st_size
             with gzip.GzipFile(fileobj=file) as unzipped:
-                yield cast(BinaryIO, _Bounded(unzipped, size, source.name))
+                yield _Bounded(unzipped, size, source.name)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise DataError(
             f"{source.name}: the gzip file is damaged or cut short: {error}",
@@ -107,7 +106,8 @@ class _Bounded:
     def __init__(self, stream: gzip.GzipFile, zipped_bytes: int, name: str) -> None:
         self._stream, self._zipped, self._name, self._done = stream, zipped_bytes, name, 0
 
-    def read(self, size: int = -1) -> bytes:
+    def read(self, size: int, /) -> bytes:
+        """Give up to ``size`` unzipped bytes."""
         data = self._stream.read(size)
         self._done += len(data)
         if self._done > max(_BOMB_BYTES, _BOMB_RATIO * self._zipped):

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,7 @@ _ANSWER = struct.Struct("<BQQ")  # failed, bytes that follow, unspelt bytes
 _MAIN = "from ensue.data.worker import main; main()"
 
 
+@runtime_checkable
 class Tok(Protocol):
     """What the data layer needs of a tokenizer."""
 

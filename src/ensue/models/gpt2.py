@@ -149,14 +149,16 @@ class GPT2(nn.Module):
         nn.init.normal_(self.position_embedding.weight, std=0.01)
         for name, weight in self.named_parameters():
             if name.endswith(("attention.out.weight", "mlp.down.weight")):
-                weight /= (2 * self.config.num_layers) ** 0.5
+                weight.div_((2 * self.config.num_layers) ** 0.5)
 
     def init_state(self, rows: int, memory: Any = None) -> KVCache:
         """Give an empty cache for `rows` rows."""
         c = self.config
         slots = min(SLOTS, c.context_length)
         weight = self.token_embedding.weight
-        return KVCache.empty(rows, c.num_layers, slots, c.num_heads, c.d_model // c.num_heads, weight)
+        return KVCache.empty(
+            rows, c.num_layers, slots, c.num_heads, c.d_model // c.num_heads, weight
+        )
 
     def forward(
         self, tokens: Int[Tensor, "B T"], state: KVCache | None = None

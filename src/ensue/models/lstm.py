@@ -115,9 +115,10 @@ class LSTM(nn.Module):
         for weight in self.parameters():
             nn.init.uniform_(weight, -bound, bound)
         nn.init.zeros_(self.output_bias)
-        for layer in self.layers:
-            layer.b.zero_()
-            layer.b.chunk(4)[1].fill_(1.0)
+        for name, weight in self.named_parameters():
+            if name.endswith(".b"):
+                weight.zero_()
+                weight.chunk(4)[1].fill_(1.0)
 
     def init_state(self, rows: int, memory: Any = None) -> LSTMState:
         """Give the state of rows that have read nothing: zeros."""

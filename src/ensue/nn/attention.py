@@ -21,7 +21,6 @@ from ensue.nn.capture import is_captured, tap
 from ensue.nn.linear import Linear
 from ensue.nn.state import KVCache
 
-
 EXPLICIT_STEPS = 1024
 """On a processor, from so many steps on the weights need more memory than they save time."""
 

@@ -67,7 +67,7 @@ def _pad_to(t: Tensor, shape: list[int]) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class KVCache:
-    """Keys and values of all layers, preallocated in slots; `length` counts each row's filled slots.
+    """Keys and values of all layers, in slots; `length` counts the filled slots of each row.
 
     Rows may stand at different lengths, so that a server can let rows join a running batch.
     """
@@ -92,7 +92,7 @@ class KVCache:
         return cls(like.new_zeros(shape), like.new_zeros(shape), length)
 
     def grown(self, slots: int) -> "KVCache":
-        """Give a cache with at least `slots` slots: this one where it has them, else a larger copy."""
+        """Give a cache with at least `slots` slots: this one, or a larger copy."""
         have = self.k.shape[2]
         if have >= slots:
             return self

@@ -9,8 +9,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from ensue.data.corpus import Tokens
-from ensue.data.order import WindowOrder
+from ensue.data import Tokens, WindowOrder
 from ensue.nn.loss import cross_entropy_sum
 from ensue.tasks.task import Loss, Score
 from ensue.tokenizers import Tokenizer

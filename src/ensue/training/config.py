@@ -71,7 +71,8 @@ class TrainConfig:
         micro, rows = self.micro_batch_size, self.global_batch_size
         if micro < 0 or rows < 0 or (micro and rows % micro):
             raise UsageError(
-                f"train.global_batch_size {rows} is not a multiple of train.micro_batch_size {micro}"
+                f"train.global_batch_size {rows} is not a multiple of"
+                f" train.micro_batch_size {micro}"
             )
 
 
@@ -109,7 +110,9 @@ class RunConfig(Generic[M]):
 def _one_of(name: str, value: str, options: tuple[str, ...]) -> None:
     if value not in options:
         known = ", ".join(o for o in options if o)
-        raise UsageError(f"{name}: unknown value {value!r}{nearest(value, options)}", f"Known: {known}")
+        raise UsageError(
+            f"{name}: unknown value {value!r}{nearest(value, options)}", f"Known: {known}"
+        )
 
 
 def config_to_dict(config: RunConfig[Any]) -> dict[str, Any]:

@@ -153,9 +153,7 @@ class Loop:
         rows = self.train.global_batch_size // self.env.world_size
         first = self.done * self.train.global_batch_size + self.env.rank * rows
         micro = min(rows, self.train.micro_batch_size or rows)
-        return [
-            self.task.batch(first + i, min(micro, rows - i)) for i in range(0, rows, micro)
-        ]
+        return [self.task.batch(first + i, min(micro, rows - i)) for i in range(0, rows, micro)]
 
     def _refuse(self, loss: float, norm: float) -> None:
         first = self.done * self.train.global_batch_size
@@ -181,7 +179,7 @@ class Loop:
         """Score the weights, and the averaged ones where there are any; remember the best."""
         score = self._score(self.train.eval_tokens)
         record: dict[str, Any] = {"kind": "eval", "step": self.done, **asdict(score)}
-        candidates = [(score, self.parameters)]
+        candidates: list[tuple[Score, dict[str, Any]]] = [(score, self.parameters)]
         if self.average:
             with self._weights(self.average):
                 averaged = self._score(self.train.eval_tokens)
@@ -292,7 +290,7 @@ class Loop:
                     self.save()
                 if self.stop:
                     raise StoppedError(
-                        f"stopped after step {self.done} of {self.config.steps}; all of it is saved",
+                        f"stopped after step {self.done} of {self.config.steps}; all is saved",
                         "The same command again goes on from here.",
                     )
             self.save()

@@ -6,6 +6,7 @@ that is what a checkpoint holds.
 
 from collections import defaultdict
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -30,11 +31,12 @@ class Optimizer:
         rest = {n: p for n, p in model.named_parameters() if n not in matrices}
         self.muon = Muon(matrices, config.momentum, config.weight_decay)
         self.names = {id(p): n for n, p in rest.items()}
+        groups: list[dict[str, Any]] = [
+            {"params": [p for p in rest.values() if p.ndim >= 2]},
+            {"params": [p for p in rest.values() if p.ndim < 2], "weight_decay": 0.0},
+        ]
         self.adamw = torch.optim.AdamW(
-            [
-                {"params": [p for p in rest.values() if p.ndim >= 2]},
-                {"params": [p for p in rest.values() if p.ndim < 2], "weight_decay": 0.0},
-            ],
+            groups,
             betas=(config.beta1, config.beta2),
             weight_decay=config.weight_decay,
             fused=True,
@@ -153,4 +155,6 @@ def _unsquares(blocks: Float[Tensor, "N A B"], shape: torch.Size) -> Float[Tenso
 
 
 def _like(whole: Tensor, p: Tensor) -> Tensor:
-    return distribute_tensor(whole, p.device_mesh, p.placements) if isinstance(p, DTensor) else whole
+    return (
+        distribute_tensor(whole, p.device_mesh, p.placements) if isinstance(p, DTensor) else whole
+    )

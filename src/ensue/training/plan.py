@@ -24,7 +24,7 @@ class Machine:
     """Architecture."""
     capability: str
     """Vector instructions that torch uses here, or the GPU."""
-    torch: str
+    torch_version: str
     """Version of torch."""
     world_size: int
     """Processes."""
@@ -39,7 +39,7 @@ class Machine:
         return cls(
             processor=platform.machine(),
             capability=capability,
-            torch=torch.__version__,
+            torch_version=torch.__version__,
             world_size=world_size,
         )
 

@@ -44,7 +44,10 @@ def preview(config: RunConfig[Any], tracker: Tracker) -> Rows:
         ("shape", _shape(chosen.model)),
         *_costs(costs, chosen.steps),
         ("time", _duration(plan.seconds_per_step * chosen.steps)),
-        ("text", f"{corpus.train.num_bytes:,} bytes to learn from, {corpus.valid.num_bytes:,} held out"),
+        (
+            "text",
+            f"{corpus.train.num_bytes:,} bytes to learn from, {corpus.valid.num_bytes:,} held out",
+        ),
         ("tokens", f"{tokens:,} of a {tokenizer.kind} tokenizer with {tokenizer.vocab_size:,} ids"),
         ("epochs", f"{epochs:.2f}" + (OVERFIT if epochs > MANY_EPOCHS else "")),
         ("update", f"{train.global_batch_size} rows of {chosen.model.context_length} tokens"),
@@ -94,8 +97,14 @@ def _costs(costs: Cost, steps: int) -> Rows:
     fits = ", more than this machine has" if 0 < have < memory else ""
     rows = [
         ("parameters", f"{costs.parameters:,}"),
-        ("operations", f"{costs.flops_per_step:.3g} FLOP an update of {costs.tokens_per_step:,} tokens"),
-        ("memory", f"about {_bytes(memory)} ({_bytes(costs.state_bytes)} of weights and moments){fits}"),
+        (
+            "operations",
+            f"{costs.flops_per_step:.3g} FLOP an update of {costs.tokens_per_step:,} tokens",
+        ),
+        (
+            "memory",
+            f"about {_bytes(memory)} ({_bytes(costs.state_bytes)} of weights and moments){fits}",
+        ),
         ("checkpoint", f"{_bytes(costs.checkpoint_bytes)} each, two are kept"),
     ]
     if steps:

@@ -22,6 +22,7 @@ from ensue.training.choose import choose, task_of
 from ensue.training.config import RunConfig, config_to_dict
 from ensue.training.loop import Loop, Result
 from ensue.training.plan import Machine, Plan
+from ensue.training.process import prepare_process
 from ensue.training.tracking import Tracker
 from ensue.views.card import write_card
 from ensue.views.report import write_report
@@ -53,6 +54,7 @@ def train(
     """
     begun = begun or time.monotonic()
     tracker = tracker or Tracker()
+    prepare_process()
     env = start_env()
     try:
         # Asked of the first process alone: the others might find its new folder taken.
@@ -114,7 +116,7 @@ def _compare_machines(plan: Plan, env: Env, tracker: Tracker) -> None:
     if rows % env.world_size:
         raise UsageError(
             f"the plan's batch of {rows} rows cannot be shared by {env.world_size} processes",
-            f"Go on with {plan.machine.world_size}, as it was begun, or a number that divides {rows}.",
+            f"Go on with {plan.machine.world_size}, as begun, or another number that divides {rows}.",
         )
     here = Machine.here(env.device, env.world_size)
     changed = differences(to_dict(plan.machine), to_dict(here))
@@ -141,9 +143,7 @@ def _frozen_data(config: RunConfig[Any], run: Run) -> Any:
     return replace(config.data, tokenizer=str(run.tokenizer_path))
 
 
-def read_data(
-    config: RunConfig[Any], env: Env, tracker: Tracker
-) -> tuple[Corpus, Tokenizer]:
+def read_data(config: RunConfig[Any], env: Env, tracker: Tracker) -> tuple[Corpus, Tokenizer]:
     """Tokenise, or find what was tokenised before; one process works, the others then find it."""
 
     def read() -> Corpus:

@@ -16,14 +16,15 @@ from typing import Any, TypeVar
 from ensue.errors import MissingExtraError
 from ensue.files import replacing, writing
 from ensue.runs import Run
-from ensue.views.text import clock, duration
+from ensue.views.text import clock, duration, visible
 
 POINTS = 500
 """Points of a drawn line: about one for each pixel or two, however many steps there were."""
 BLUE, ORANGE, GREEN, GREY = "#0072b2", "#d55e00", "#00795a", "#767676"
 """Okabe and Ito's palette, told apart by all kinds of colour vision (the green darkened)."""
 
-Point = tuple[float, float]
+Number = int | float
+Point = tuple[Number, Number]
 T = TypeVar("T")
 
 
@@ -84,7 +85,7 @@ class Curves:
         """Seconds spent in updates."""
         return float(self.steps[-1].get("seconds") or 0.0) if self.steps else 0.0
 
-    def seconds_at(self, step: float) -> float:
+    def seconds_at(self, step: Number) -> float:
         """Give the seconds spent in updates up to a step."""
         if not self.steps or step <= 0:
             return 0.0
@@ -107,7 +108,8 @@ def read_curves(records: Iterable[dict[str, Any]]) -> Curves:
         elif kind == "final" and _is_number(record.get("bits_per_byte")):
             final = record
     scored = [*curves.evals, final] if final else curves.evals
-    scale = scored[-1]["bits_per_byte"] / scored[-1]["loss"] if scored and scored[-1]["loss"] else 0
+    last = scored[-1] if scored else {}
+    scale = float(last["bits_per_byte"] / last["loss"]) if last.get("loss") else 0.0
     return Curves(curves.steps, curves.evals, final, scale)
 
 
@@ -184,20 +186,20 @@ class Axes:
 
     width: int
     height: int
-    x_max: float
-    low: float
-    high: float
+    x_max: Number
+    low: Number
+    high: Number
     log: bool = False
     left: int = 44
     right: int = 14
     top: int = 10
     bottom: int = 42
 
-    def x(self, step: float) -> float:
+    def x(self, step: Number) -> float:
         """Pixels from the left."""
         return self.left + (self.width - self.left - self.right) * step / self.x_max
 
-    def y(self, value: float) -> float:
+    def y(self, value: Number) -> float:
         """Pixels from the top."""
         low, high, value = (math.log(v) if self.log else v for v in (self.low, self.high, value))
         share = (value - low) / (high - low)
@@ -227,7 +229,7 @@ def _last(curves: Curves) -> int:
     return max(1, int(curves.steps[-1]["step"]))
 
 
-def _ticks(low: float, high: float, count: int) -> list[float]:
+def _ticks(low: Number, high: Number, count: int) -> list[Number]:
     """Round numbers in a range: multiples of 1, 2 or 5 times a power of ten."""
     rough = (high - low) / max(1, count)
     power: float = 10.0 ** math.floor(math.log10(rough))
@@ -236,10 +238,10 @@ def _ticks(low: float, high: float, count: int) -> list[float]:
     return [round(i * step, 12) for i in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
-def _log_ticks(axes: Axes) -> list[float]:
+def _log_ticks(axes: Axes) -> list[Number]:
     """Round numbers at least 22 pixels apart; the roundest first."""
     span = range(math.floor(math.log10(axes.low)), math.ceil(math.log10(axes.high)) + 1)
-    chosen: list[float] = []
+    chosen: list[Number] = []
     for factor in (1, 2, 5, 3, 4, 8, 6, 1.5, 2.5, 7, 9, 3.5, 1.2, 1.8):
         for value in (factor * 10.0**power for power in span):
             inside = axes.low <= value <= axes.high
@@ -302,11 +304,11 @@ def _dots(axes: Axes, points: Sequence[Point], name: str, curves: Curves) -> str
     return (_line(axes, few, name) if len(few) > 1 else "") + dots
 
 
-def _svg(axes: Axes, ticks: list[float], marks: list[str], curves: Curves, label: str) -> str:
+def _svg(axes: Axes, ticks: list[Number], marks: list[str], curves: Curves, label: str) -> str:
     floor_y, right = axes.height - axes.bottom, axes.width - axes.right
     parts = [
         f'<svg class="{"wide" if axes.width > 500 else "narrow"}" role="img" aria-label="'
-        f'{html.escape(label)}" viewBox="0 0 {axes.width} {axes.height}">'
+        f'{html.escape(visible(label))}" viewBox="0 0 {axes.width} {axes.height}">'
     ]
     for tick in ticks:
         y = f"{axes.y(tick):.1f}"
@@ -331,12 +333,12 @@ def _svg(axes: Axes, ticks: list[float], marks: list[str], curves: Curves, label
     return "".join([*parts, "</svg>"])
 
 
-def _time(curves: Curves, step: float) -> str:
+def _time(curves: Curves, step: Number) -> str:
     seconds = curves.seconds_at(step)
     return clock(seconds) if curves.seconds >= 20 else f"{seconds:.1f} s"
 
 
-def _step_ticks(axes: Axes) -> list[float]:
+def _step_ticks(axes: Axes) -> list[Number]:
     ticks = [t for t in _ticks(0, axes.x_max, axes.width // 95) if t == int(t)]
     return ticks or [0.0, axes.x_max]
 

@@ -127,11 +127,11 @@ def _result(plan: Mapping[str, Any], curves: Curves, floor: Mapping[str, Any] | 
     return (
         f'<section class="result"><p class="big"><b>{score:.3f}</b> bits per byte'
         f" on {_text(curves.final.get('split', 'valid'))}</p>"
-        f"{_against(score, floor)}<p>{html.escape(protocol(plan, curves.final))}</p></section>"
+        f"{_against(score, floor)}<p>{_text(protocol(plan, curves.final))}</p></section>"
     )
 
 
-def _against(score: float, floor: Mapping[str, Any] | None) -> str:
+def _against(score: int | float, floor: Mapping[str, Any] | None) -> str:
     if not floor:
         return ""
     bound, name = float(floor["bits_per_byte"]), _text(floor["name"])
@@ -188,7 +188,7 @@ def _pictures(curves: Curves, floor: dict[str, Any] | None) -> str:
         f'<figure><p class="keys">{"".join(keys)}</p>'
         f"{loss_svg(curves, floor, 900, 400)}{loss_svg(curves, floor, 360, 300)}"
         f"<figcaption>Below: step and time spent in steps.{converted}"
-        f' <span class="print">{html.escape(gist(curves, floor))}</span></figcaption></figure>'
+        f' <span class="print">{_text(gist(curves, floor))}</span></figcaption></figure>'
         f"{_evaluations(curves)}{_steps(curves)}"
         "<h2>Learning rate</h2><figure>"
         f"{lr_svg(curves, 900, 150)}{lr_svg(curves, 360, 140)}"

@@ -57,7 +57,7 @@ def _quoted(word: str) -> str:
     return f'"{word}"' if quoted != word and not set(word) & set('"$`\\!%\n') else quoted
 
 
-def size(count: float) -> str:
+def size(count: int | float) -> str:
     """Write a number of bytes: ``1.1 MB``."""
     for unit in ("bytes", "kB", "MB", "GB"):
         if count < 1000:
@@ -66,7 +66,7 @@ def size(count: float) -> str:
     return f"{count:.3g} TB"
 
 
-def short(count: float) -> str:
+def short(count: int | float) -> str:
     """Write a large number in at most five characters: ``10.8M``."""
     for unit in ("", "k", "M", "G"):
         if abs(count) < 999.5:
@@ -75,14 +75,14 @@ def short(count: float) -> str:
     return f"{count:.3g}T"
 
 
-def clock(seconds: float) -> str:
+def clock(seconds: int | float) -> str:
     """Write a time as a clock shows it: ``0:41``, ``1:02:03``."""
     minutes, rest = divmod(int(max(0.0, seconds)), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
-def duration(seconds: float) -> str:
+def duration(seconds: int | float) -> str:
     """Write a time in words: ``2 min 55 s``."""
     if seconds < 10:
         return f"{seconds:.2g} s"

@@ -1,0 +1,300 @@
+"""Kill a training run again and again, and compare it with one that was never killed.
+
+    python tests/faults/kill_harness.py --model gpt2 lstm --kills 25
+
+Each try is a process of its own that calls `ensue.training.session.train` and is ended with
+SIGKILL: while the text is tokenised and the machine measured, between steps, and inside saves (a
+temporary folder among the checkpoints shows when). The reference gets the plan of the killed run
+and nothing else. Prints one JSON object a
+model; used by ``test_kill_resume.py`` and
+``bench/kill_resume.py``.
+"""
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch._dynamo  # imported by torch while a plan is made; once here, not in every child
+
+from ensue.files import TEMPORARY, sha256_file
+from ensue.training.config import config_from_dict
+from ensue.training.session import train
+
+PLANNED = ("run.json", "config.toml", "tokenizer.json", "plan.json")
+TIMES = ("seconds", "tokens_per_second")  # what two runs of one plan may differ in
+PATIENCE = 240.0  # seconds that one try may take
+
+WORDS = "the a cat dog bird sat ran flew on under over mat tree hill far away and then again".split()
+MODELS: dict[str, dict[str, Any]] = {
+    "gpt2": {"name": "gpt2", "d_model": 16, "num_layers": 1, "num_heads": 2, "dropout": 0.1},
+    "lstm": {"name": "lstm", "d_model": 16, "num_layers": 1, "dropout": 0.1},
+}
+
+
+@dataclass
+class Outcome:
+    """What a series of kills did."""
+
+    model: str
+    """Its name in the lineage."""
+    path: str
+    """steps (tiny, by steps) or default (by a budget, all else chosen)."""
+    steps: int = 0
+    """Updates of the plan."""
+    kills: list[str] = field(default_factory=list)
+    """Where each one hit."""
+    lost: int = 0
+    """Times that a run could not go on."""
+    losses_equal: bool = False
+    """Every record of the metrics, but for times."""
+    weights_equal: bool = False
+    """The finished weights, byte by byte."""
+    seconds: float = 0.0
+    """Wall clock of all of it."""
+    error: str = ""
+    """What the run that could not go on said."""
+
+
+class LostError(Exception):
+    """A run could not go on after a kill."""
+
+
+def request(model: str, path: str, folder: Path, kills: int) -> dict[str, Any]:
+    """Give the configuration of a run, as a recipe would."""
+    data = {"sources": [str(folder / "text.txt")], "cache": str(folder / "cache")}
+    if path == "default":
+        return {"data": data, "model": {"name": model}, "budget": "20s", "checkpoint_every": 5}
+    train = {
+        "threads": 1,
+        "precision": "fp32",
+        "compile": "no",
+        "global_batch_size": 4,
+        "micro_batch_size": 2,
+        "average": 0.9,
+        "eval_every": 20,
+        "eval_tokens": 256,
+    }
+    return {
+        "data": data | {"tokenizer": "bpe", "vocab_size": 300},
+        "model": MODELS[model] | {"context_length": 8},
+        "size": "xs",
+        "steps": 60 + 14 * kills,
+        "checkpoint_every": 7,
+        "train": train,
+    }
+
+
+class Harness:
+    """One run, its killer and its reference."""
+
+    def __init__(self, model: str, path: str, kills: int, seed: int, folder: Path) -> None:
+        self.outcome = Outcome(model, path)
+        self.wanted, self.folder = kills, folder
+        self.random = random.Random(seed)
+        self.run, self.reference = folder / "killed", folder / "reference"
+        self.request = request(model, path, folder, kills)
+        size = 30_000 if path == "steps" else 400_000
+        text = " ".join(self.random.choice(WORDS) for _ in range(size // 4))
+        (folder / "text.txt").write_text(text)
+        old = time.time() - 60  # a file changed just now would be read again at each start
+        os.utime(folder / "text.txt", (old, old))
+
+    def prove(self) -> Outcome:
+        """Kill, resume, finish, compare."""
+        begun = time.monotonic()
+        try:
+            self._before_the_plan()
+            self._make_reference()
+            inside = self.wanted // 2
+            for i in range(self.wanted - len(self.outcome.kills)):
+                if i % 2 == 0 and inside:
+                    inside -= 1
+                    self._kill(self._in_a_save(), "inside a save")
+                else:
+                    self._kill(self._anywhere(), "between steps")
+            self._finish(self.run)
+            self._compare()
+        except LostError as error:
+            self.outcome.lost += 1
+            self.outcome.error = str(error)
+        self.outcome.seconds = time.monotonic() - begun
+        return self.outcome
+
+    # -- when ----------------------------------------------------------------------------------
+
+    def _before_the_plan(self) -> None:
+        """Kill while tokenising and measuring, then once as soon as there is a plan."""
+        early = max(1, self.wanted // 5)
+        for i in range(early):
+            wait = self.random.uniform(0.02, 0.4 if self.outcome.path == "steps" else 8.0)
+            shutil.rmtree(self.folder / "cache", ignore_errors=i == 0)
+            self._kill(_after(wait), "")
+            if (self.run / "plan.json").exists():
+                return
+        self._kill((self.run / "plan.json").exists, "just after the plan")
+
+    def _in_a_save(self) -> Callable[[], bool]:
+        saves, delay = self.random.randint(1, 2), self.random.choice((0.0, 0.0, 0.001, 0.003))
+        seen: list[str] = []
+
+        def now() -> bool:
+            found = _unfinished(self.run / "checkpoints")
+            if found and found not in seen:
+                seen.append(found)
+                if len(seen) == saves:
+                    time.sleep(delay)
+                    return True
+            return False
+
+        return now
+
+    def _anywhere(self) -> Callable[[], bool]:
+        if self.random.random() < 0.2:  # while it looks for its checkpoint
+            return _after(self.random.uniform(0.0, 0.3))
+        metrics = self.run / "metrics.jsonl"
+        target = _lines(metrics) + self.random.randint(-5, 15)
+        delay = self.random.uniform(0.0, 0.01)
+
+        def now() -> bool:
+            begun = metrics.exists() and metrics.stat().st_mtime > started
+            if begun and _lines(metrics) >= target:
+                time.sleep(delay)
+                return True
+            return False
+
+        started = time.time()
+        return now
+
+    # -- how -----------------------------------------------------------------------------------
+
+    def _kill(self, now: Callable[[], bool], where: str) -> None:
+        pid = self._start(self.run)
+        limit = time.monotonic() + PATIENCE
+        while not now():
+            done, status = os.waitpid(pid, os.WNOHANG)
+            if done:
+                self._check(status)
+                return  # it came to its end before the kill
+            if time.monotonic() > limit:
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+                raise LostError("the run hangs\n" + self._log())
+            time.sleep(0.0002)
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        self.outcome.kills.append(self._where(where))
+
+    def _where(self, where: str) -> str:
+        if not (self.run / "plan.json").exists():
+            cache = self.folder / "cache"
+            if not list(cache.glob("tokenizers/*.json")):
+                return "learning the tokenizer"
+            return "tokenising" if not self._tokenised(cache) else "measuring"
+        if _unfinished(self.run / "checkpoints"):
+            return "inside a save"
+        return "just after a save" if where == "inside a save" else where
+
+    def _tokenised(self, cache: Path) -> bool:
+        return len([f for f in cache.glob("tokens/*") if f.is_dir()]) >= 2
+
+    def _start(self, run: Path) -> int:
+        pid = os.fork()
+        if pid:
+            return pid
+        code = 1
+        try:
+            log = os.open(self.folder / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            os.dup2(log, 1)
+            os.dup2(log, 2)
+            train(config_from_dict(self.request, "harness"), run)
+            code = 0
+        except BaseException:
+            traceback.print_exc()
+            sys.stderr.flush()
+        finally:
+            os._exit(code)
+
+    def _finish(self, run: Path) -> None:
+        _, status = os.waitpid(self._start(run), 0)
+        self._check(status)
+
+    def _check(self, status: int) -> None:
+        if os.waitstatus_to_exitcode(status):
+            raise LostError(self._log())
+
+    def _log(self) -> str:
+        return (self.folder / "log.txt").read_text(errors="replace")[-3000:]
+
+    # -- compare -------------------------------------------------------------------------------
+
+    def _make_reference(self) -> None:
+        self.reference.mkdir()
+        for name in PLANNED:
+            shutil.copy2(self.run / name, self.reference / name)
+        self._finish(self.reference)
+        self.outcome.steps = json.loads((self.run / "plan.json").read_text())["config"]["steps"]
+
+    def _compare(self) -> None:
+        ours, theirs = _records(self.run), _records(self.reference)
+        self.outcome.losses_equal = len(ours) > self.outcome.steps and ours == theirs
+        weights = [sha256_file(run / "model.safetensors") for run in (self.run, self.reference)]
+        self.outcome.weights_equal = weights[0] == weights[1]
+        for name in ("README.md", "report.html"):
+            if not (self.run / name).exists():
+                raise LostError(f"the finished run has no {name}")
+
+
+def _after(seconds: float) -> Callable[[], bool]:
+    end = time.monotonic() + seconds
+    return lambda: time.monotonic() >= end
+
+
+def _unfinished(folder: Path) -> str:
+    try:
+        names = [entry.name for entry in os.scandir(folder)]
+    except FileNotFoundError:
+        return ""
+    return next((name for name in names if name.startswith(f"{TEMPORARY}step-")), "")
+
+
+def _lines(path: Path) -> int:
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def _records(run: Path) -> list[dict[str, Any]]:
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in record.items() if k not in TIMES} for record in records]
+
+
+def prove(model: str, path: str = "steps", kills: int = 3, seed: int = 0) -> Outcome:
+    """Run one series in a folder of its own."""
+    with tempfile.TemporaryDirectory(prefix="ensue-kill-") as folder:
+        return Harness(model, path, kills, seed, Path(folder)).prove()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Kill runs, resume them, compare.")
+    parser.add_argument("--model", nargs="+", default=list(MODELS), choices=list(MODELS))
+    parser.add_argument("--path", default="steps", choices=["steps", "default"])
+    parser.add_argument("--kills", type=int, default=3)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    for model in args.model:
+        outcome = prove(model, args.path, args.kills, args.seed)
+        sys.stdout.write(json.dumps(asdict(outcome)) + "\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

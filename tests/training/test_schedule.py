@@ -1,0 +1,42 @@
+"""The learning rate over a run."""
+
+import math
+
+import pytest
+
+from ensue.training.schedule import lr_share
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+@pytest.mark.parametrize(("steps", "warmup"), [(1, 0), (2, 1), (10, 0), (100, 10), (1000, 100)])
+def test_it_reaches_zero_just_after_the_last_step(schedule: str, steps: int, warmup: int) -> None:
+    """A last update of zero would be a step paid for and not taken; a high one is not annealed."""
+    assert lr_share(steps, steps, warmup, schedule) == pytest.approx(0.0, abs=1e-12)
+    assert lr_share(steps - 1, steps, warmup, schedule) > 0
+    shares = [lr_share(i, steps, warmup, schedule) for i in range(warmup, steps + 1)]
+    assert shares == sorted(shares, reverse=True)
+    assert shares[0] == 1.0
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine", "constant"])
+def test_warm_up_rises_evenly_from_above_zero_to_the_peak(schedule: str) -> None:
+    """A first update of zero would be wasted, and a jump at the end of the warm-up is no warm-up."""
+    shares = [lr_share(i, 100, 4, schedule) for i in range(5)]
+    assert shares == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+
+
+def test_cosine_is_at_half_in_the_middle() -> None:
+    assert lr_share(60, 110, 10, "cosine") == pytest.approx(0.5)
+    assert lr_share(35, 110, 10, "cosine") == pytest.approx(0.5 + 0.5 * math.sqrt(0.5))
+
+
+def test_constant_stays() -> None:
+    assert {lr_share(i, 50, 5, "constant") for i in range(5, 51)} == {1.0}
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine", "constant"])
+def test_a_warm_up_longer_than_the_run_never_fails(schedule: str) -> None:
+    """No division by zero, and never above the peak."""
+    shares = [lr_share(i, 5, 10, schedule) for i in range(5)]
+    assert all(0 < share < 1 for share in shares)
+    assert lr_share(10, 10, 10, schedule) in (0.0, 1.0)
