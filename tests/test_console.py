@@ -113,7 +113,10 @@ def test_the_live_line_fits_and_leaves_no_trace(terminal):
         finish(console)
     lines = words(terminal)
     assert max(map(len, lines)) < 80
-    assert any(re.search(r"step 150/200 +\S+ +loss 2.500 +2.200 bits/byte +0:0", s) for s in lines)
+    assert any(
+        re.search(r"step 1\d\d/200 +\S+ +loss 2.500 +2.200 bits/byte +0:\d\d left", s)
+        for s in lines
+    )
     assert any("tokenising" in line and "50 MB of 100 MB" in line for line in lines)
     assert "\x1b[2K" in terminal.getvalue()  # the line was taken away
     assert terminal.getvalue().rindex("\x1b[?25h") > terminal.getvalue().rindex("\x1b[?25l")
@@ -136,6 +139,23 @@ def test_the_cursor_is_shown_while_the_line_lives(terminal):
     text = terminal.getvalue()
     assert text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l")
     console.close()
+
+
+def test_an_error_takes_the_live_line_away(terminal):
+    """Else it stands in the middle of a half-drawn line, and the line stays for ever."""
+    console = Console(terminal)
+    console.progress("tokenising", 1, 2)
+    print_error(RunError("broken"), terminal)
+    text = terminal.getvalue()
+    assert text.rindex("\x1b[2K") > text.rindex("tokenising")
+    assert text.rindex("broken") > text.rindex("\x1b[2K")
+
+
+def test_a_preparation_that_is_done_takes_its_line_away(terminal):
+    """A result on stdout would be written behind it."""
+    console = Console(terminal)
+    console.progress("tokenising", 2, 2)
+    assert terminal.getvalue().rindex("\x1b[2K") > terminal.getvalue().rindex("tokenising")
 
 
 def test_no_color_is_respected(terminal, monkeypatch):

@@ -386,7 +386,7 @@ def evaluate(run: str | Path | Run = "", sources: Sequence[str] = ()) -> Score:
             )
     name = ", ".join(sources) or "valid"
     length = plan.config.model.context_length
-    return score(generator.model, text, length, name, torch.device("cpu"))  # type: ignore[arg-type]
+    return score(generator.model, text, length, name, torch.device("cpu"))
 
 
 def _open(run: str | Path | Run) -> tuple[Run, Plan]:

@@ -5,6 +5,7 @@ are plain lines, a few each minute. Text is never read as markup, and its contro
 made visible (`ensue.views.text`).
 """
 
+import atexit
 import contextlib
 import os
 import sys
@@ -83,6 +84,8 @@ class Console(Tracker):
         """Take the live line away."""
         live, self._live = self._live, None
         if live is not None:
+            atexit.unregister(self.close)
+            _showing.discard(self)
             with self._drawing():
                 live.stop()
 
@@ -103,6 +106,8 @@ class Console(Tracker):
         share = min(1.0, done / total) if total > 0 else 0.0
         amounts = [_amount(done, total)] if total > 0 else [_amount(done, 0)] if done else []
         self._show(Text(visible(what), "bold"), share, done, total, amounts)
+        if 0 < total <= done:  # results may come next, on the same terminal
+            self.close()
 
     def start(self, info: dict[str, Any]) -> None:
         """Say what is going to be trained."""
@@ -209,6 +214,8 @@ class Console(Tracker):
                     redirect_stdout=False,
                 )
                 self._live.start()
+                _showing.add(self)
+                atexit.register(self.close)
                 self._rich.show_cursor(True)  # a killed process must not leave it hidden
             self._live.update(line, refresh=True)
 
@@ -273,9 +280,18 @@ def resident_bytes() -> int:
 
 # --- results and errors ---------------------------------------------------------------------------
 
+_showing: set[Console] = set()
+"""Whose live line is on the screen: an error or a table must not be written into it."""
+
+
+def _clear() -> None:
+    for console in list(_showing):
+        console.close()
+
 
 def print_error(error: EnsueError, file: Stream | None = None) -> None:
     """Say what went wrong, then what to do; no traceback."""
+    _clear()
     console = _console(file or sys.stderr)
     words = Text.assemble(("error: ", "bold red"), visible(error.what))
     with contextlib.suppress(OSError):
@@ -301,6 +317,7 @@ def print_table(
         file: Where to; stdout if not given.
         width: Columns of the screen; 0: as the terminal has; without one as many as it needs.
     """
+    _clear()
     console = _console(file or sys.stdout, width)
     cells = [[_cell(value) for value in row] for row in rows]
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold", show_edge=False)

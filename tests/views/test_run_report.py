@@ -104,7 +104,7 @@ def plan(source: str = "/home/alice/private/book.txt") -> dict[str, object]:
         "corpus": "ab12" * 16,
         "version": "0.1.0",
         "notes": ["read as UTF-8 (guessed)"],
-        "machine": {"torch": "2.13.0"},
+        "machine": {"torch_version": "2.13.0"},
     }
 
 
@@ -213,11 +213,22 @@ def test_a_network_that_counting_beats_is_called_so(tmp_path):
 
 
 def test_a_long_run_still_has_a_small_report(tmp_path):
-    """100,000 points in an SVG are 3 MB, and a browser that stands still."""
-    run = make(tmp_path, records(100_000, 100, True))
+    """A point for each of 100,000 steps is an SVG of 3 MB, and a browser that stands still."""
+    run = make(tmp_path, records(20_000, 20, True))
     page, text = report(run, floor=FLOOR)
-    assert len(text.encode()) < 300_000
-    assert "120 of 100,000; all in metrics.jsonl" in page.text
+    assert len(text.encode()) < 200_000
+    assert "120 of 20,000; all in metrics.jsonl" in page.text
+
+
+def test_a_thousand_files_are_not_a_title(tmp_path):
+    """The demo reads some 700 files; a heading of all of them is a page of its own."""
+    values = plan()
+    values["config"]["data"] = {"sources": [f"/lib/{i}.py" for i in range(700)]}  # type: ignore[index]
+    page, text = report(make(tmp_path, records(3)), values)
+    assert "trained on 0.py + 1.py + 698 more" in page.text
+    assert "ensue train FILES --model gpt2" in page.text
+    assert "/lib" not in text
+    write_card(make(tmp_path, []), values)
 
 
 def test_a_spike_survives_thinning():
@@ -253,7 +264,7 @@ def test_defaults_need_no_flag(step):
     from ensue.training.config import RunConfig, config_to_dict
 
     data = DataConfig(sources=("book.txt",))
-    request = config_to_dict(RunConfig(data=data, model=step.config()()))
+    request = config_to_dict(RunConfig(data=data, model=step.config()))
     words = train_command({"request": request, "config": request})
     assert words == f"ensue train book.txt --model {step.name}"
 

@@ -69,6 +69,7 @@ def detect(opener: Opener, name: str, notes: Notes) -> str:
             raise DataError(f"{name}: the file is empty", "Give a file that has text in it.")
         codec = _by_mark(head, name, notes)
         if codec:
+            _check(stream, head, codec, name)
             return codec
         return _scan(stream, head, name, notes)
 
@@ -112,14 +113,7 @@ def decode(stream: Readable, codec: str, name: str, notes: Notes) -> Iterator[st
     offset, crlf, held = 0, False, ""
     while True:
         data = stream.read(CHUNK)
-        try:
-            text = held + decoder.decode(data, final=not data)
-        except UnicodeError as error:
-            start = getattr(error, "start", 0)
-            raise DataError(
-                f"{name}: not readable as {codec} at or after byte {offset + start:,}",
-                "Name another encoding, for instance: --data.encoding cp1252",
-            ) from None
+        text = held + _decode(decoder, data, codec, offset, name)
         offset += len(data)
         # A carriage return at the end may be half of a CRLF.
         held = "\r" if data and text.endswith("\r") else ""
@@ -133,6 +127,31 @@ def decode(stream: Readable, codec: str, name: str, notes: Notes) -> Iterator[st
             break
     if crlf:
         notes.add("CRLF line ends read as LF", name)
+
+
+def _decode(
+    decoder: codecs.IncrementalDecoder, data: bytes, codec: str, offset: int, name: str
+) -> str:
+    try:
+        return decoder.decode(data, final=not data)
+    except UnicodeError as error:
+        start = getattr(error, "start", 0)
+        raise DataError(
+            f"{name}: not readable as {codec} at or after byte {offset + start:,}",
+            "Name another encoding, for instance: --data.encoding cp1252",
+        ) from None
+
+
+def _check(stream: Readable, head: bytes, codec: str, name: str) -> None:
+    """Refuse a stream that does not keep what its mark promises."""
+    decoder = codecs.getincrementaldecoder(codec)()
+    offset, chunk = 0, head
+    while True:
+        _decode(decoder, chunk, codec, offset, name)
+        if not chunk:
+            break
+        offset += len(chunk)
+        chunk = stream.read(CHUNK)
 
 
 def _by_mark(head: bytes, name: str, notes: Notes) -> str:
@@ -151,7 +170,9 @@ def _by_mark(head: bytes, name: str, notes: Notes) -> str:
         even, odd = sample[0::2].count(0), sample[1::2].count(0)
         half = len(sample) // 2
         for codec, zeros, others in (("utf-16-le", odd, even), ("utf-16-be", even, odd)):
-            if zeros > 0.6 * half and others < 0.05 * half:
+            text = sample.decode(codec, errors="replace").encode()
+            controls = len(text) - len(text.translate(None, _CONTROLS))
+            if zeros > 0.6 * half and others < 0.05 * half and not controls:
                 notes.add(f"no byte-order mark; guessed {codec.upper()}", name)
                 return codec
     return ""

@@ -16,6 +16,7 @@ def cross_entropy_sum(
     head: Callable[[Tensor], Tensor],
     hidden: Float[Tensor, "B T D"],
     targets: Int[Tensor, "B T"],
+    vocab_size: int,
 ) -> Float[Tensor, ""]:
     """Sum the negative log-likelihood of the targets, in nats.
 
@@ -23,10 +24,10 @@ def cross_entropy_sum(
         head: Turns hidden states into logits.
         hidden: Hidden states.
         targets: Ids; negative ones are not scored.
+        vocab_size: Logits of one target.
     """
     x, y = hidden.flatten(0, 1), targets.flatten()
-    logits_per_token = head(x[:1].detach()).shape[-1] if len(x) else 1
-    size = max(1, CHUNK // logits_per_token)
+    size = max(1, CHUNK // vocab_size)
     if len(x) <= size:
         return _sum(head, x, y)
     total = hidden.new_zeros((), dtype=torch.float32)

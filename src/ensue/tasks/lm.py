@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from ensue.data import Tokens, WindowOrder
 from ensue.nn.loss import cross_entropy_sum
@@ -67,13 +67,13 @@ class LanguageModelling:
         """Every position is a target."""
         return batch.targets.numel()
 
-    def loss(self, model: nn.Module, batch: Batch) -> Loss:
+    def loss(self, model: Any, batch: Batch) -> Loss:
         """Sum the negative log-likelihood of each next token."""
         hidden, _ = model(batch.inputs)
-        total = cross_entropy_sum(model.head, hidden, batch.targets)  # type: ignore[arg-type]
+        total = cross_entropy_sum(model.head, hidden, batch.targets, model.vocab_size)
         return Loss(total, batch.targets.numel())
 
-    def evaluate(self, model: nn.Module, max_targets: int = 0) -> Score:
+    def evaluate(self, model: Any, max_targets: int = 0) -> Score:
         """Score the validation split; see `score`."""
         return score(model, self.valid, self.context_length, "valid", self.device, max_targets)
 
@@ -85,7 +85,7 @@ class LanguageModelling:
 
 @torch.inference_mode()
 def score(
-    model: nn.Module,
+    model: Any,
     text: Tokens,
     context_length: int,
     split: str,
@@ -119,7 +119,7 @@ def score(
         index = batch[:, None] + np.arange(stop + 1)
         window = torch.from_numpy(text.ids[index].astype(np.int64)).to(device)
         hidden, _ = model(window[:, :-1])
-        total += float(cross_entropy_sum(model.head, hidden, window[:, 1:]))  # type: ignore[arg-type]
+        total += float(cross_entropy_sum(model.head, hidden, window[:, 1:], model.vocab_size))
         count += window[:, 1:].numel()
     model.train(was_training)
     share = count / targets

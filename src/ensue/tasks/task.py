@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -48,11 +48,11 @@ class Task(Protocol):
         """Count the targets of a batch, before anything is computed."""
         ...
 
-    def loss(self, model: nn.Module, batch: Any) -> Loss:
+    def loss(self, model: Any, batch: Any) -> Loss:
         """Compute the loss of a batch as a sum and a count."""
         ...
 
-    def evaluate(self, model: nn.Module, max_targets: int = 0) -> Score:
+    def evaluate(self, model: Any, max_targets: int = 0) -> Score:
         """Score the model on the validation split (on an even sample of it, if so asked)."""
         ...
 

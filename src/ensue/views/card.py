@@ -100,7 +100,7 @@ def _score(plan: Mapping[str, Any], curves: Curves) -> str:
 
 
 def _data(plan: Mapping[str, Any]) -> str:
-    names = ", ".join(map(_code, data_names(plan))) or "unknown"
+    names = ", ".join(map(_code, data_names(plan)))
     rows = [
         f"- Read: {names}",
         f"- Fingerprint of text and tokenizer: `{plan.get('corpus') or 'unknown'}`",
@@ -120,7 +120,7 @@ def _made(plan: Mapping[str, Any], curves: Curves) -> str:
         f"- Training: {_code(plain(part(config, 'train')))}",
         f"- Machine: {_code(plain(machine))}",
         f"- Versions: ensue {_line(plan.get('version', 'unknown'))},"
-        f" torch {_line(machine.get('torch', 'unknown'))}",
+        f" torch {_line(machine.get('torch_version', 'unknown'))}",
     ]
     return "\n".join(
         [*rows, "", "All that was chosen is in `plan.json`, the curve in `report.html`."]

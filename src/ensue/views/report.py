@@ -21,6 +21,7 @@ from ensue.views.text import (
     command,
     data_names,
     duration,
+    few,
     model_name,
     part,
     place,
@@ -102,7 +103,7 @@ def _header(run: Run, plan: Mapping[str, Any]) -> str:
         idea = f"{_text(step.idea)} ({_text(step.paper)} {step.year})"
     except EnsueError:  # a person's own model
         idea = ""
-    names = " + ".join(data_names(plan)) or "text"
+    names = " + ".join(data_names(plan))
     return (
         f'<header><p class="over">{_name(run)}</p>'
         f"<h1>{_text(name)} trained on <span>{_text(names)}</span></h1>"
@@ -317,8 +318,8 @@ def _values(title: str, values: Mapping[str, Any], asked: Mapping[str, Any]) -> 
 
 
 def _value(key: str, value: Any) -> str:
-    if isinstance(value, list) and key == "sources":
-        return ", ".join(map(place, value))
+    if isinstance(value, list) and key in ("sources", "valid"):
+        return ", ".join(few(map(place, value))) or "–"
     if isinstance(value, str) and ("/" in value or "\\" in value):
         return place(value)
     return plain(value)

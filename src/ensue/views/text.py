@@ -6,7 +6,7 @@ terminal, a log or a page.
 """
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import PurePath
 from typing import Any
 
@@ -25,6 +25,8 @@ _VISIBLE: dict[int, str] = {
 }
 
 PROMPT = "Once upon a time"
+MANY = 8
+"""Files that are named one by one."""
 CHOSEN: tuple[Any, ...] = (0, -1.0, "", "auto", [], None)
 """Values that ask for nothing."""
 USUAL: dict[str, tuple[Any, ...]] = {
@@ -148,7 +150,7 @@ def _short_hash(value: object) -> str:
 def train_command(plan: Mapping[str, Any]) -> str:
     """Write the command that was given, less what needs no flag."""
     request = part(plan, "request") or part(plan, "config")
-    words = ["ensue", "train", *(data_names(plan) or ["DATA"])]
+    words = ["ensue", "train", *(data_names(plan) if len(_sources(plan)) <= MANY else ["FILES"])]
     if model_name(plan) != "model":
         words += ["--model", model_name(plan)]
     for key in ("size", "budget", "steps", "seed", "checkpoint_every"):
@@ -157,7 +159,8 @@ def train_command(plan: Mapping[str, Any]) -> str:
     for table in ("data", "model", "train"):
         for key, value in part(request, table).items():
             if key not in ("sources", "name", "cache") and value not in USUAL.get(key, CHOSEN):
-                words += [f"--{table}.{key.replace('_', '-')}", *_flag_values(value)]
+                prefix = "" if table == "data" else f"{table}."
+                words += [f"--{prefix}{key.replace('_', '-')}", *_flag_values(value)]
     return command(*words)
 
 
@@ -176,8 +179,20 @@ def model_name(plan: Mapping[str, Any]) -> str:
 
 
 def data_names(plan: Mapping[str, Any]) -> list[str]:
-    """Name the data, without telling where on this machine it lies."""
-    return [place(source) for source in part(plan, "config", "data").get("sources") or ()]
+    """Name the data, without telling where on this machine it lies; of many files only a few."""
+    return few(map(place, _sources(plan))) or ["DATA"]
+
+
+def few(names: Iterable[str]) -> list[str]:
+    """Shorten a long list: the first names, and how many there are more."""
+    listed = list(names)
+    if len(listed) <= MANY:
+        return listed
+    return [*listed[:2], f"{len(listed) - 2:,} more"]
+
+
+def _sources(plan: Mapping[str, Any]) -> list[Any]:
+    return list(part(plan, "config", "data").get("sources") or ())
 
 
 def part(values: Mapping[str, Any], *keys: str) -> Mapping[str, Any]:
