@@ -23,6 +23,9 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
     monkeypatch.setenv("ENSUE_CACHE", str(tmp_path_factory.getbasetemp() / "ensue-cache"))
 
 
+torch.set_num_threads(1)  # tiny tensors: a second thread only waits
+
+
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     """Begin each test from the same random state."""

@@ -17,19 +17,17 @@ from ensue.decoding.decoder import Decoder
 from ensue.decoding.engine import Engine, Event, PastContext
 from ensue.decoding.logits import Sampling, derive_seed
 from ensue.distributed.env import start_env
-from ensue.errors import DataError, RunError, UsageError
+from ensue.errors import DataError, UsageError
 from ensue.models import find_step, step_of
-from ensue.planning import build_empty
 from ensue.runs import Run, newest_run
 from ensue.tasks.lm import score
 from ensue.tasks.task import Score
 from ensue.tokenizers import Tokenizer, load_tokenizer
 from ensue.training.config import DEFAULT_MODEL, RunConfig, TrainConfig
 from ensue.training.plan import Plan
-from ensue.training.session import read_data
+from ensue.training.session import load_model, read_data
 from ensue.training.session import train as run_session
 from ensue.training.tracking import Tracker
-from ensue.weights import load_weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -346,20 +344,10 @@ def load(run: str | Path | Run = "") -> Generator:
         RunError: It is missing, unfinished, damaged, or of a newer version.
     """
     opened, plan = _open(run)
-    tensors, _ = load_weights(opened)
-    step = step_of(plan.config.model)
-    model: Any = build_empty(step.model, plan.config.model)
-    expected = {name: tuple(p.shape) for name, p in model.named_parameters()}
-    found = {name: tuple(t.shape) for name, t in tensors.items()}
-    if expected != found:
-        wrong = sorted(n for n in {*expected, *found} if expected.get(n) != found.get(n))
-        raise RunError(
-            f"{opened.weights_path} does not belong to {opened.plan_path}: {', '.join(wrong[:3])}",
-            "Copy the whole folder again from where it was trained.",
-        )
-    model.load_state_dict(tensors, assign=True)
-    card = {"run": str(opened.path), "model": step.name, "parameters": plan.parameters}
-    return Generator(model.eval(), load_tokenizer(opened.tokenizer_path), card)
+    model, tokenizer = load_model(opened)
+    name = step_of(plan.config.model).name
+    card = {"run": str(opened.path), "model": name, "parameters": plan.parameters}
+    return Generator(model, tokenizer, card)
 
 
 def evaluate(run: str | Path | Run = "", sources: Sequence[str] = ()) -> Score:

@@ -1,6 +1,8 @@
 """Splits, streams, the cache, and what happens to it."""
 
 import errno
+import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -96,10 +98,7 @@ def test_many_documents_are_split_whole_and_duplicates_stay_together(tmp_path: P
         ids = tokens.ids.astype(int)
         ends = np.flatnonzero(ids == tokenizer.eos_id)
         splits.append(
-            [
-                tokenizer.decode(ids[a + 1 : b].tolist())
-                for a, b in zip(ends, ends[1:], strict=False)
-            ]
+            [tokenizer.decode(ids[a + 1 : b].tolist()) for a, b in itertools.pairwise(ends)]
         )
     train, valid = splits
     assert sorted(train + valid) == sorted(rows)
@@ -309,8 +308,6 @@ def test_evaluation_text_is_one_stream(tmp_path: Path) -> None:
     tokens, notes = tokenise([str(path)], tokenizer, cache_folder=str(tmp_path / "cache"))
     assert tokens.ids.tolist() == [256, 97, 98, 99, 256]
     assert (tokens.num_bytes, tokens.unspelt_bytes, notes) == (3, 0, ())
-    import hashlib
-
     assert tokens.fingerprint == hashlib.sha256(b"abc").hexdigest()
 
 

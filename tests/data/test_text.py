@@ -133,7 +133,7 @@ def test_folder_is_read_in_order_and_says_what_it_skips(tmp_path: Path) -> None:
     (folder / "t.csv").write_text("text\nhello\n")
     (folder / "d.json").write_text("{}")
     texts, notes = read(folder, tmp=scratch)
-    assert texts == ["one", "two", "café"]
+    assert texts == ["one", "café", "two"]
     for said in (
         "hidden: .hidden",
         "empty: empty.txt",

@@ -35,7 +35,9 @@ PLANNED = ("run.json", "config.toml", "tokenizer.json", "plan.json")
 TIMES = ("seconds", "tokens_per_second")  # what two runs of one plan may differ in
 PATIENCE = 240.0  # seconds that one try may take
 
-WORDS = "the a cat dog bird sat ran flew on under over mat tree hill far away and then again".split()
+WORDS = (
+    "the a cat dog bird sat ran flew on under over mat tree hill far away and then again".split()
+)
 MODELS: dict[str, dict[str, Any]] = {
     "gpt2": {"name": "gpt2", "d_model": 16, "num_layers": 1, "num_heads": 2, "dropout": 0.1},
     "lstm": {"name": "lstm", "d_model": 16, "num_layers": 1, "dropout": 0.1},
@@ -74,7 +76,14 @@ def request(model: str, path: str, folder: Path, kills: int) -> dict[str, Any]:
     """Give the configuration of a run, as a recipe would."""
     data = {"sources": [str(folder / "text.txt")], "cache": str(folder / "cache")}
     if path == "default":
-        return {"data": data, "model": {"name": model}, "budget": "20s", "checkpoint_every": 5}
+        # Threads, precision and steps are measured.
+        return {
+            "data": data,
+            "model": {"name": model},
+            "size": "xs",
+            "budget": "20s",
+            "checkpoint_every": 5,
+        }
     train = {
         "threads": 1,
         "precision": "fp32",
@@ -104,7 +113,7 @@ class Harness:
         self.random = random.Random(seed)
         self.run, self.reference = folder / "killed", folder / "reference"
         self.request = request(model, path, folder, kills)
-        size = 30_000 if path == "steps" else 400_000
+        size = 30_000 if path == "steps" else 150_000
         text = " ".join(self.random.choice(WORDS) for _ in range(size // 4))
         (folder / "text.txt").write_text(text)
         old = time.time() - 60  # a file changed just now would be read again at each start
@@ -139,7 +148,7 @@ class Harness:
         for i in range(early):
             wait = self.random.uniform(0.02, 0.4 if self.outcome.path == "steps" else 8.0)
             shutil.rmtree(self.folder / "cache", ignore_errors=i == 0)
-            self._kill(_after(wait), "")
+            self._kill(_after(wait), "just after the plan")
             if (self.run / "plan.json").exists():
                 return
         self._kill((self.run / "plan.json").exists, "just after the plan")

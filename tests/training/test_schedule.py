@@ -20,7 +20,7 @@ def test_it_reaches_zero_just_after_the_last_step(schedule: str, steps: int, war
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine", "constant"])
 def test_warm_up_rises_evenly_from_above_zero_to_the_peak(schedule: str) -> None:
-    """A first update of zero would be wasted, and a jump at the end of the warm-up is no warm-up."""
+    """A first update of zero would be wasted; a jump at its end would be no warm-up."""
     shares = [lr_share(i, 100, 4, schedule) for i in range(5)]
     assert shares == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
 

@@ -1,7 +1,7 @@
 """The contract between a task and the training loop: sums and counts."""
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
@@ -37,6 +37,7 @@ class Score:
     """Whether only a part of the split was scored."""
 
 
+@runtime_checkable
 class Task(Protocol):
     """What the training loop needs of a task."""
 

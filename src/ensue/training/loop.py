@@ -110,7 +110,7 @@ class Loop:
         """
         begun = time.perf_counter()
         batches = self._batches()
-        count = self.env.sum([sum(map(self.task.count, batches))])[0]
+        count = self.env.sum([float(sum(map(self.task.count, batches)))])[0]
         # Gradients are averaged over processes; multiplied by their number they are summed.
         scale = self.env.world_size / count
         total = torch.zeros((), device=self.env.device)

@@ -12,10 +12,13 @@ import torch
 
 from ensue.config import differences, to_dict, to_toml
 from ensue.data.corpus import Corpus, prepare
+from ensue.decoding.engine import generate
+from ensue.decoding.logits import Sampling
 from ensue.distributed.env import Env, start_env
 from ensue.errors import DataError, RunError, UsageError
 from ensue.files import write_atomic
 from ensue.models import step_of
+from ensue.planning import build_empty
 from ensue.runs import Run, new_run_path
 from ensue.tokenizers import Tokenizer, load_tokenizer, train_tokenizer
 from ensue.training.choose import choose, task_of
@@ -27,6 +30,8 @@ from ensue.training.tracking import Tracker
 from ensue.views.card import write_card
 from ensue.views.report import write_report
 from ensue.weights import load_weights, save_weights
+
+SAMPLES, SAMPLE_TOKENS = 2, 150
 
 
 def train(
@@ -205,10 +210,42 @@ def _leave(plan: Plan, result: Result, run: Run, tracker: Tracker) -> None:
 
 
 def _write_pages(run: Run) -> None:
-    """Write card and report, from the plan and the metrics alone."""
+    """Write card and report, from what lies in the run folder."""
     plan = run.read_plan()
     write_card(run, plan)
-    write_report(run, plan)
+    write_report(run, plan, samples=_samples(run))
+
+
+def _samples(run: Run) -> list[tuple[str, str]]:
+    """Let the finished weights write from an empty page: no row of the data enters the report."""
+    model, tokenizer = load_model(run)
+    settings = [Sampling(max_new_tokens=SAMPLE_TOKENS, seed=i) for i in range(SAMPLES)]
+    tokens: list[list[int]] = [[] for _ in settings]
+    stop = frozenset([tokenizer.eos_id])
+    for event in generate(model, [[tokenizer.eos_id]] * SAMPLES, settings, stop_ids=stop):
+        tokens[event.row].append(event.token)
+    return [("", tokenizer.decode(ids)) for ids in tokens]
+
+
+def load_model(run: Run) -> tuple[Any, Tokenizer]:
+    """Build the model of a finished run with its weights, on the processor.
+
+    Raises:
+        RunError: The run is unfinished or damaged, or its parts do not belong together.
+    """
+    plan = Plan.from_json(run.read_plan(), str(run.plan_path))
+    tensors, _ = load_weights(run)
+    model: Any = build_empty(step_of(plan.config.model).model, plan.config.model)
+    expected = {name: tuple(p.shape) for name, p in model.named_parameters()}
+    found = {name: tuple(t.shape) for name, t in tensors.items()}
+    if expected != found:
+        wrong = sorted(n for n in {*expected, *found} if expected.get(n) != found.get(n))
+        raise RunError(
+            f"{run.weights_path} does not belong to {run.plan_path}: {', '.join(wrong[:3])}",
+            "Copy the whole folder again from where it was trained.",
+        )
+    model.load_state_dict(tensors, assign=True)
+    return model.eval(), load_tokenizer(run.tokenizer_path)
 
 
 def _stem(config: RunConfig[Any]) -> str:
