@@ -50,8 +50,9 @@ def server(tmp_path: Path) -> Iterator[str]:
 
 
 @pytest.fixture(autouse=True)
-def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.delenv("ENSUE_DATA", raising=False)
+def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    if request.node.get_closest_marker("data") is None:
+        monkeypatch.delenv("ENSUE_DATA", raising=False)
     monkeypatch.setenv("ENSUE_CACHE", str(tmp_path / "cache"))
 
 
@@ -142,10 +143,7 @@ def test_damaged_gzip_is_not_taken(tmp_path: Path) -> None:
 
 
 @pytest.mark.data
-def test_catalog_matches_the_public_files(
-    public_data: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("ENSUE_DATA", str(public_data))
+def test_catalog_matches_the_public_files() -> None:
     for public in catalog.CATALOG:
         found = catalog.find(public.name)
         assert found is not None

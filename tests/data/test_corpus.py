@@ -18,7 +18,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ensue.data import DataConfig, cache, choose_tokenizer, corpus, prepare, shards, tokenise
+from ensue.data import (
+    DataConfig,
+    cache,
+    choose_tokenizer,
+    corpus,
+    prepare,
+    reading,
+    shards,
+    spool,
+    tokenise,
+)
 from ensue.data.worker import importable
 from ensue.errors import DataError, DiskFullError, EnsueError, UsageError
 from ensue.tokenizers import Tokenizer, load_tokenizer, train_tokenizer
@@ -70,7 +80,7 @@ def test_one_document_is_cut_by_position_to_the_character(kind: str, tmp_path: P
 
 
 def test_cut_inside_later_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(corpus, "read_documents", _small_pieces)
+    monkeypatch.setattr(reading, "read_documents", _small_pieces)
     result = run(tmp_path, write(tmp_path / "a.txt"), tokenizer="bpe")
     cut = int(0.9 * len(LINES))
     assert words(result, "train") == LINES[:cut]
@@ -141,7 +151,9 @@ def test_named_tokenizer_is_used(tmp_path: Path) -> None:
         run(tmp_path, tmp_path / "a.txt", tokenizer=str(tmp_path / "no.json"))
 
 
-@pytest.mark.parametrize(("content", "message"), [("a", "only 1 byte"), ("", "is empty")])
+@pytest.mark.parametrize(
+    ("content", "message"), [("a", "one character is too little"), ("", "is empty")]
+)
 def test_too_little_text_is_refused(content: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=message):
         run(tmp_path, write(tmp_path / "a.txt", content))
@@ -267,9 +279,9 @@ def test_parallel_workers_give_the_same_ids(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shards, "PARALLEL_BYTES", 1000)
-    monkeypatch.setattr(corpus.View, "batches", _small_batches(corpus.View.batches))
+    monkeypatch.setattr(spool.View, "batches", _small_batches(spool.View.batches))
     path = write(tmp_path / "a.txt", LINES * 20)
-    monkeypatch.setattr(corpus, "read_documents", _small_pieces)
+    monkeypatch.setattr(reading, "read_documents", _small_pieces)
     one = run(tmp_path, path, tokenizer="bpe", workers=1)
     expected = one.train.ids.tolist()
     shutil.rmtree(tmp_path / "cache" / "streams")

@@ -6,6 +6,7 @@ import io
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
@@ -313,6 +314,8 @@ def test_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_hub_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Fake:
+        config = SimpleNamespace()
+
         @staticmethod
         def load_dataset(name: str, split: str, streaming: bool) -> list[dict[str, object]]:
             if name != "me/mine":

@@ -25,7 +25,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch._dynamo  # imported by torch while a plan is made; once here, not in every child
+import torch._dynamo  # noqa: F401 - torch wants it while a plan is made: here once for all
 
 from ensue.files import TEMPORARY, sha256_file
 from ensue.training.config import config_from_dict
@@ -144,7 +144,7 @@ class Harness:
 
     def _before_the_plan(self) -> None:
         """Kill while tokenising and measuring, then once as soon as there is a plan."""
-        early = max(1, self.wanted // 5)
+        early = max(1, self.wanted // (5 if self.outcome.path == "steps" else 2))
         for i in range(early):
             wait = self.random.uniform(0.02, 0.4 if self.outcome.path == "steps" else 8.0)
             shutil.rmtree(self.folder / "cache", ignore_errors=i == 0)

@@ -5,6 +5,7 @@ import torch
 
 from ensue.models.lstm import LSTM, LSTMConfig
 from ensue.nn.capture import capture
+from ensue.nn.precision import precision
 from ensue.nn.recurrent import LSTMWeights, lstm_sequence, lstm_step
 
 
@@ -61,6 +62,23 @@ def test_the_model_equals_torchs_own_lstm() -> None:
     grad = theirs.weight_hh_l1.grad
     assert grad is not None
     torch.testing.assert_close(ours.layers[1].W.grad, grad, rtol=1e-4, atol=1e-5)
+
+
+def test_the_bf16_path_is_the_same_function_in_coarser_numbers() -> None:
+    """Its own backward pass: a wrong gate order or a lost term is far beyond bf16's 3 digits."""
+    w = random_layer(16, 32)
+    x = torch.randn(4, 9, 16, requires_grad=True)
+    h, c = torch.randn(4, 32, requires_grad=True), torch.randn(4, 32, requires_grad=True)
+    leaves, results = [x, h, c, *w], []
+    weight = torch.randn(4, 9, 32)
+    for kind in ("fp32", "bf16"):
+        with precision(kind):
+            y, h_last, c_last = lstm_sequence(x, h, c, w)
+        total = (y * weight).sum() + h_last.sum() + c_last.sum()
+        results.append((y.float(), *torch.autograd.grad(total, leaves)))
+    for exact, coarse in zip(*results, strict=True):
+        error = (coarse - exact).norm() / exact.norm()
+        assert error < 0.02
 
 
 def test_looking_at_the_gates_changes_no_number() -> None:

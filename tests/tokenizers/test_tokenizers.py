@@ -176,6 +176,12 @@ def test_learnt_merges_equal_the_librarys_own() -> None:
     assert json.loads(MADE["bpe"].to_json())["model"]["merges"] == merges
 
 
+def test_a_script_without_spaces_teaches_merges() -> None:
+    """A limit on the length of words must not leave out whole languages."""
+    tokenizer = train_tokenizer("bpe", ["ありがとうございます" * 500], vocab_size=300)
+    assert tokenizer.vocab_size > 270
+
+
 def test_word_cache_is_bounded_and_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     expected = MADE["bpe"].encode(TEXT)
     monkeypatch.setattr(module, "_CACHED_WORDS", 10)

@@ -70,7 +70,7 @@ def test_adamw_is_torchs_on_every_parameter(make: Make) -> None:
         for m in (model, twin):
             m.zero_grad()
             backward(m, step)
-        ours.step(lr)
+        ours.step(lr, lr)
         for group in theirs.param_groups:
             group["lr"] = lr
         theirs.step()
@@ -87,7 +87,7 @@ def test_the_state_has_every_tensor_before_the_first_step(make: Make, kind: str)
     optimizer = Optimizer(model, TrainConfig(optimizer=kind))
     before = {name: t.data_ptr() for name, t in optimizer.tensors().items()}
     backward(model, 0)
-    optimizer.step(1e-3)
+    optimizer.step(1e-3, 1e-3)
     assert before == {name: t.data_ptr() for name, t in optimizer.tensors().items()}
     matrices = dict(hidden_matrices(model)) if kind == "muon" else {}
     named = dict(model.named_parameters())
@@ -199,8 +199,8 @@ def test_tied_parameters_are_moved_once() -> None:
     embedding = model.token_embedding.weight.detach().clone()
     grad = model.layers[0].weight.grad
     assert grad is not None
-    optimizer.step(0.1)
-    expected = before - 0.1 * 0.2 * 4**0.5 * orthogonalise((grad * (1 - 0.95**2))[None])[0]
+    optimizer.step(0.1, 0.1)
+    expected = before - 0.1 * orthogonalise((grad * (1 - 0.95**2))[None])[0]
     moved_to = model.layers[0].weight.detach()
     torch.testing.assert_close(moved_to, expected, rtol=0.02, atol=1e-3)
     moved = float((model.token_embedding.weight.detach() - embedding).abs().max())
@@ -212,7 +212,7 @@ def test_muon_moves_matrices_and_adamw_the_rest() -> None:
     optimizer = Optimizer(model, TrainConfig(optimizer="muon"))
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
     backward(model, 0)
-    optimizer.step(1e-3)
+    optimizer.step(1e-3, 1e-3)
     assert all(not torch.equal(p, before[n]) for n, p in model.named_parameters())
 
 
@@ -230,6 +230,6 @@ def test_both_learn(make: Make, kind: str) -> None:
         logits = model.head(hidden).flatten(0, 1)
         loss = nn.functional.cross_entropy(logits, tokens[:, 1:].flatten())
         loss.backward()
-        optimizer.step(1e-2)
+        optimizer.step(1e-2, 1e-2)
         losses.append(float(loss.detach()))
     assert losses[-1] < 0.75 * losses[0]

@@ -14,12 +14,15 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from ensue.data.corpus import DataConfig
 from ensue.errors import DataError, RunError, StoppedError, UsageError
 from ensue.models.gpt2 import GPT2Config
 from ensue.models.lstm import LSTMConfig
 from ensue.runs import Run
+from ensue.tasks.lm import LanguageModelling
+from ensue.tasks.task import Score
 from ensue.training.checkpoint import newest_checkpoint
 from ensue.training.config import RunConfig, TrainConfig
 from ensue.training.session import train
@@ -103,18 +106,34 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "muon": {"average": 0.9},
     "adamw": {"optimizer": "adamw", "average": 0.9, "micro_batch_size": 2, "schedule": "cosine"},
     "bf16": {"precision": "bf16"},
-    # Diverges slowly: each evaluation is worse than the first, which must still be remembered.
-    "patience": {"optimizer": "adamw", "lr": 0.3, "schedule": "constant", "patience": 3},
+    "patience": {"schedule": "constant", "patience": 3},
 }
+
+
+def score_backwards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the score grow worse as the model learns, as it does when a model overfits."""
+    evaluate = LanguageModelling.evaluate
+
+    def backwards(self: LanguageModelling, model: nn.Module, max_targets: int = 0) -> Score:
+        score = evaluate(self, model, max_targets)
+        return replace(score, bits_per_byte=20 - score.bits_per_byte)
+
+    monkeypatch.setattr(LanguageModelling, "evaluate", backwards)
 
 
 @BOTH
 @pytest.mark.parametrize("settings", list(SETTINGS))
 def test_a_stopped_run_goes_on_to_the_last_bit(
-    tmp_path: Path, config: Callable[..., RunConfig[Any]], model: str, settings: str
+    tmp_path: Path,
+    config: Callable[..., RunConfig[Any]],
+    monkeypatch: pytest.MonkeyPatch,
+    model: str,
+    settings: str,
 ) -> None:
     """Dropout's random state, moments, averages, best weights, patience: each can be forgotten."""
     steps = 40 if settings == "patience" else 12
+    if settings == "patience":
+        score_backwards(monkeypatch)
     request = config(model, steps=steps, every=5, **SETTINGS[settings])
     reference = train(request, tmp_path / "reference")
     for at, number in ((2, signal.SIGINT), (8, signal.SIGTERM)):
@@ -127,8 +146,8 @@ def test_a_stopped_run_goes_on_to_the_last_bit(
     final = records(run)[-1]
     assert final["kind"] == "final"
     if settings == "patience":
-        assert final["step"] < steps, "this test means to stop early"
-        assert final["kept"] == "best"
+        assert final["step"] == 16
+        assert (final["kept"], final["kept_step"]) == ("best", 4)
 
 
 def test_stopping_after_the_last_step_loses_nothing(
@@ -321,24 +340,19 @@ def test_damaged_weights_are_made_again_from_the_last_checkpoint(
     assert any("made again from the last checkpoint" in n for n in tracker.notices)
 
 
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [("torch", "2.11.0"), ("capability", "NEON"), ("processor", "arm64"), ("world_size", 2)],
-)
-def test_another_machine_is_noticed(
-    tmp_path: Path, config: Callable[..., RunConfig[Any]], field: str, value: Any
-) -> None:
+def test_another_machine_is_noticed(tmp_path: Path, config: Callable[..., RunConfig[Any]]) -> None:
     """Another version gives other bits: whoever compares two runs must be told."""
     stopped(config(), tmp_path / "run", at=4)
     run = Run.open(tmp_path / "run")
     plan = run.read_plan()
-    plan["machine"][field] = value
+    fields = plan["machine"]
+    plan["machine"] = {k: "other" if isinstance(v, str) else v + 1 for k, v in fields.items()}
     run.write_plan(plan)
     tracker = Stopper()
     train(config(), run.path, tracker)
     (said,) = [n for n in tracker.notices if "other circumstances" in n]
-    assert field in said
-    assert str(value) in said
+    assert fields.keys() >= {"processor", "world_size"}
+    assert all(field in said for field in fields)
 
 
 def test_the_same_machine_is_not_remarked_on(
@@ -368,9 +382,8 @@ def test_a_run_folder_that_is_not_what_was_written_is_refused(
             (run / "run.json").write_text('{"format": 99, "kind": "ensue run", "parts": []}')
         case "half":
             (run / "tokenizer.json").unlink()
-    with pytest.raises(RunError) as caught:
+    with pytest.raises(RunError, match=r"json|newer version|half-copied"):
         train(config(), run)
-    assert caught.value.hint
 
 
 def test_a_run_that_was_moved_goes_on(

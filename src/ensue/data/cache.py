@@ -13,7 +13,7 @@ import secrets
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -48,12 +48,12 @@ def key_of(*parts: object) -> str:
 
 
 @contextlib.contextmanager
-def scratch(root: Path, need_bytes: int = 0) -> Iterator[Path]:
+def scratch(root: Path, need_bytes: Callable[[], int] = int) -> Iterator[Path]:
     """Give a folder of one's own below ``root/tmp``, removed at the end; sweep old debris.
 
     Args:
         root: The cache folder.
-        need_bytes: About how much will be written, for the message on a full disk.
+        need_bytes: Gives about how much will be written, for the message on a full disk.
 
     Raises:
         DiskFullError: What is written inside the block finds no room.
@@ -75,14 +75,14 @@ def scratch(root: Path, need_bytes: int = 0) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def disk_errors(root: Path, need_bytes: int) -> Iterator[None]:
+def disk_errors(root: Path, need_bytes: Callable[[], int]) -> Iterator[None]:
     """Turn the system's refusals to write into our errors."""
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise DiskFullError(
-                f"the disk is full: the cache {root} needs about {need_bytes:,} bytes, "
+                f"the disk is full: the cache {root} needs about {need_bytes():,} bytes, "
                 f"{_free(root):,} are free",
                 _ELSEWHERE,
             ) from None

@@ -154,7 +154,7 @@ def get(name: str, on_progress: Progress | None = None, cache_folder: str = "") 
     public = entry(name)
     root = cache.cache_root(cache_folder)
     files: dict[str, Path] = {}
-    with cache.scratch(root, public.size_bytes) as scratch:
+    with cache.scratch(root, lambda: public.size_bytes) as scratch:
         for file in public.files:
             target = _cached(root, public, file)
             if not (target.is_file() and _fits(target, file)):

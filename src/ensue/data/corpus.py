@@ -1,28 +1,21 @@
 """From what a user names to two token streams: read, split, choose a tokenizer, tokenise, cache."""
 
-import itertools
 import os
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ensue.data import cache, encodings, shards
 from ensue.data.notes import Notes
+from ensue.data.reading import ReadConfig, Reading, read_all
 from ensue.data.shards import Tokens
-from ensue.data.source import Source, list_sources
-from ensue.data.split import split
-from ensue.data.spool import Progress, Spool, View
-from ensue.data.text import read_documents
+from ensue.data.spool import Progress, View
 from ensue.data.worker import Loader, Tok
 from ensue.errors import DataError, UsageError, nearest
 
 KINDS = ("auto", "byte", "char", "word", "bpe")
 # Merges and words learnt from more text than this hardly differ; counting takes 0.1 s a megabyte.
-TOKENIZER_SAMPLE_BYTES = 64 << 20
-# A file changed this recently may change again within its time stamp's resolution.
-_SETTLED_SECONDS = 2.0
+TOKENIZER_SAMPLE_BYTES = 32 << 20
 
 MakeTokenizer = Callable[[str, Iterator[str], int], Tok]
 
@@ -83,24 +76,6 @@ class Corpus:
     """What was sniffed, guessed, skipped and chosen."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Facts:
-    """What is known of the text once it has been read; kept so that it need not be read again."""
-
-    train: str  # fingerprints of the texts
-    valid: str
-    train_bytes: int
-    num_chars_distinct: int
-    notes: list[str]
-
-
-@dataclass(frozen=True, eq=False)
-class _Texts:
-    train: View
-    valid: View
-    facts: _Facts
-
-
 def choose_tokenizer(num_bytes: int, num_chars_distinct: int) -> tuple[str, int]:
     """Choose a tokenizer's kind and vocabulary for an amount of training text.
 
@@ -146,68 +121,55 @@ def prepare(
         DiskFullError: The cache finds no room.
     """
     root = cache.cache_root(config.cache)
-    given = "" if config.tokenizer in KINDS else load_tokenizer(Path(config.tokenizer)).fingerprint
-    notes = Notes()
-    with cache.scratch(root, _need(config.sources + config.valid)) as folder:
-        sources = list_sources(config.sources, notes, folder)
-        valid = list_sources(config.valid, notes, folder) if config.valid else []
-        key = _index_key(config, sources, valid)
-        facts = _recall(root, key)
-        texts: _Texts | None = None
-        if facts is None:
-            texts = _read(config, sources, valid, folder, notes, on_progress)
-            facts = texts.facts
-            if key and key == _index_key(config, sources, valid):
-                cache.write_json(_index_path(root, key), asdict(facts))
-        remarks = Notes()
-
-        def text() -> _Texts:
-            # Known by its facts, but something made of it is gone: read once more.
-            nonlocal texts
-            if texts is None:
-                texts = _read(config, sources, valid, folder, Notes(), on_progress)
-                if (texts.facts.train, texts.facts.valid) != (facts.train, facts.valid):
-                    raise DataError("the data changed while it was read", "Run again.")
-            return texts
-
-        path, tokenizer = _tokenizer(
-            config, root, facts, text, make_tokenizer, load_tokenizer, on_progress, remarks
+    path = Path(config.tokenizer).absolute()
+    # A bad tokenizer is said before a long text is read.
+    given = None if config.tokenizer in KINDS else load_tokenizer(path)
+    remarks = Notes()
+    with cache.scratch(root, lambda: _need(config.sources + config.valid)) as folder:
+        wanted = ReadConfig(
+            sources=config.sources,
+            valid=config.valid,
+            valid_fraction=config.valid_fraction,
+            text_column=config.text_column,
+            encoding=config.encoding,
         )
-        streams = []
-        for name in ("train", "valid"):
-            print_ = getattr(facts, name)
-            tokens = shards.find(root, print_, tokenizer)
-            if tokens is None:
-                if shards.folder_of(root, print_, tokenizer).exists():
-                    remarks.say(f"the cached {name} tokens were damaged; made again")
-                tokens = shards.build(
-                    root,
-                    folder,
-                    getattr(text(), name),
-                    print_,
-                    tokenizer,
-                    (path, load_tokenizer),
-                    on_progress,
-                    workers,
-                )
-            streams.append(tokens)
-    train, held_out = streams
-    if held_out.unspelt_bytes or train.unspelt_bytes:
+        text = Reading(wanted, root, folder, on_progress)
+        if given is None:
+            path, tokenizer = _learnt(
+                config, root, text, make_tokenizer, load_tokenizer, on_progress, remarks
+            )
+        else:
+            tokenizer = given
+
+        def stream(name: str, text_print: str, view: Callable[[], View]) -> Tokens:
+            tokens = shards.find(root, text_print, tokenizer)
+            if tokens is not None:
+                return tokens
+            if shards.folder_of(root, text_print, tokenizer).exists():
+                remarks.say(f"the cached {name} tokens were damaged; made again")
+            source = (path, load_tokenizer)
+            return shards.build(
+                root, folder, view(), text_print, tokenizer, source, on_progress, workers
+            )
+
+        train = stream("train", text.facts.train, lambda: text.views()[0])
+        valid = stream("valid", text.facts.valid, lambda: text.views()[1])
+    if train.unspelt_bytes or valid.unspelt_bytes:
         remarks.say(
             f"the tokenizer cannot spell {train.unspelt_bytes:,} bytes of train and "
-            f"{held_out.unspelt_bytes:,} of valid; they score 8 bits each"
+            f"{valid.unspelt_bytes:,} of valid; they score 8 bits each"
         )
     return Corpus(
         tokenizer_path=path,
         train=train,
-        valid=held_out,
-        fingerprint=cache.key_of(facts.train, facts.valid, given or tokenizer.fingerprint),
-        notes=(*facts.notes, *remarks.lines()),
+        valid=valid,
+        fingerprint=cache.key_of(text.facts.train, text.facts.valid, tokenizer.fingerprint),
+        notes=(*text.facts.notes, *remarks.lines()),
     )
 
 
 def tokenise(
-    sources: tuple[str, ...] | list[str],
+    sources: Sequence[str],
     tokenizer: Tok,
     *,
     text_column: str = "",
@@ -232,12 +194,8 @@ def tokenise(
     """
     root = cache.cache_root(cache_folder)
     notes = Notes()
-    if encoding:
-        encodings.check_codec(encoding)
-    with cache.scratch(root, _need(tuple(sources))) as folder:
-        listed = list_sources(sources, notes, folder)
-        spool = _spool(listed, folder / "text", notes, text_column, encoding, on_progress)
-        view = spool.whole()
+    with cache.scratch(root, lambda: _need(sources)) as folder:
+        view = read_all(sources, folder, notes, text_column, encoding, on_progress).whole()
         text = view.fingerprint()
         tokens = shards.find(root, text, tokenizer)
         if tokens is None:
@@ -248,89 +206,33 @@ def tokenise(
     return tokens, notes.lines()
 
 
-def _read(
-    config: DataConfig,
-    sources: list[Source],
-    valid: list[Source],
-    folder: Path,
-    notes: Notes,
-    progress: Progress,
-) -> _Texts:
-    """Read all text into the scratch folder and split it."""
-    options = (notes, config.text_column, config.encoding, progress)
-    spool = _spool(sources, folder / "train", *options)
-    if valid:
-        train, held_out = spool.whole(), _spool(valid, folder / "valid", *options).whole()
-        notes.say(f"valid is {', '.join(config.valid)}")
-    elif spool.num_chars < 2:
-        raise DataError(
-            f"{', '.join(config.sources)}: only {spool.num_bytes} byte of text: nothing to predict",
-            "Give a longer text; a few kilobytes are the least that a model can learn from.",
-        )
-    else:
-        train, held_out, remark = split(spool, config.valid_fraction)
-        notes.say(remark)
-    if not train.num_bytes or not held_out.num_bytes:
-        raise DataError(
-            f"{', '.join(config.sources)}: {spool.num_chars} characters are too few to hold out "
-            f"{config.valid_fraction:.3g} of them",
-            "Give a longer text, or --data.valid with another one.",
-        )
-    facts = _Facts(
-        train=train.fingerprint(),
-        valid=held_out.fingerprint(),
-        train_bytes=train.num_bytes,
-        num_chars_distinct=len(spool.characters),
-        notes=list(notes.lines()),
-    )
-    return _Texts(train, held_out, facts)
-
-
-def _spool(
-    sources: list[Source],
-    path: Path,
-    notes: Notes,
-    text_column: str,
-    encoding: str,
-    progress: Progress,
-) -> Spool:
-    spool = Spool(path)
-    spool.write(read_documents(sources, notes, text_column, encoding), notes, progress)
-    if not spool.num_bytes:
-        names = ", ".join(source.name for source in sources[:3])
-        raise DataError(f"{names}: there is no text in it", "Give a file that has text in it.")
-    return spool
-
-
-def _tokenizer(
+def _learnt(
     config: DataConfig,
     root: Path,
-    facts: _Facts,
-    text: Callable[[], _Texts],
+    text: Reading,
     make_tokenizer: MakeTokenizer,
     load_tokenizer: Loader,
     progress: Progress,
     remarks: Notes,
 ) -> tuple[Path, Tok]:
-    """Load the tokenizer that is named, or the one learnt before, or learn it."""
-    if config.tokenizer not in KINDS:
-        path = Path(config.tokenizer).absolute()
-        return path, load_tokenizer(path)
+    """Give the tokenizer learnt from this text before, or learn it."""
+    facts = text.facts
     kind, vocab_size = config.tokenizer, config.vocab_size
     chosen_kind, chosen_size = choose_tokenizer(facts.train_bytes, facts.num_chars_distinct)
-    if kind == "auto":
-        kind = chosen_kind
+    kind = chosen_kind if kind == "auto" else kind
     if not vocab_size and kind == "bpe":
         vocab_size = chosen_size or 512
-    path = (
-        root / "tokenizers" / f"{cache.key_of(shards.FORMAT, facts.train, kind, vocab_size)}.json"
-    )
     limit = 0 if kind in ("byte", "char") else TOKENIZER_SAMPLE_BYTES
+    key = cache.key_of(shards.FORMAT, facts.train, kind, vocab_size, limit)
+    path = root / "tokenizers" / f"{key}.json"
     tokenizer = _load_cached(path, load_tokenizer, remarks)
     if tokenizer is None:
-        view = text().train
-        pieces = _counted(view.texts(limit), min(limit or view.num_bytes, view.num_bytes), progress)
-        tokenizer = make_tokenizer(kind, iter(()) if kind == "byte" else pieces, vocab_size)
+        pieces: Iterator[str] = iter(())
+        if kind != "byte":
+            view = text.views()[0]
+            total = min(limit or view.num_bytes, view.num_bytes)
+            pieces = _counted(view.texts(limit), total, progress)
+        tokenizer = make_tokenizer(kind, pieces, vocab_size)
         path.parent.mkdir(parents=True, exist_ok=True)
         tokenizer.save(path)
     if config.tokenizer == "auto":
@@ -354,55 +256,26 @@ def _load_cached(path: Path, load_tokenizer: Loader, remarks: Notes) -> Tok | No
 
 
 def _counted(texts: Iterator[str], total: int, progress: Progress) -> Iterator[str]:
-    done = 0
+    done = said = 0
     for text in texts:
         yield text
         done += len(text)
-        progress("tokenizer", min(done, total), total)
+        if done >= said + (1 << 20):
+            said = done
+            progress("tokenizer", min(done, total), total)
+    progress("tokenizer", total, total)
 
 
 def _looks_like_path(name: str) -> bool:
     return name.endswith(".json") or os.sep in name or "/" in name or Path(name).exists()
 
 
-def _need(names: tuple[str, ...]) -> int:
+def _need(names: Sequence[str]) -> int:
     """About how many bytes the cache needs: a copy of the text, and two bytes a token."""
     total = 0
-    for name in names:
-        path = Path(name)
+    for path in map(Path, names):
         if path.is_file():
             total += path.stat().st_size
         elif path.is_dir():
             total += sum(f.stat().st_size for f in path.rglob("*") if f.is_file())
     return 3 * total
-
-
-def _index_path(root: Path, key: str) -> Path:
-    return root / "index" / f"{key}.json"
-
-
-def _index_key(config: DataConfig, sources: list[Source], valid: list[Source]) -> str:
-    """Name the sources by what the file system says of them; empty when that proves nothing."""
-    stats: list[list[Any]] = []
-    for source in itertools.chain(sources, valid):
-        if source.path is None or source.is_copy:
-            return ""
-        status = source.path.stat()
-        if abs(time.time() - status.st_mtime) < _SETTLED_SECONDS:
-            return ""
-        path = str(source.path.absolute())
-        stats.append([path, source.form, status.st_size, status.st_mtime_ns, status.st_ino])
-    fields = [len(valid), config.valid_fraction, config.text_column, config.encoding]
-    return cache.key_of(shards.FORMAT, stats, fields)
-
-
-def _recall(root: Path, key: str) -> _Facts | None:
-    known = cache.read_json(_index_path(root, key)) if key else None
-    if known is None:
-        return None
-    types = {"train": str, "valid": str, "train_bytes": int, "num_chars_distinct": int}
-    if known.keys() != types.keys() | {"notes"} or not isinstance(known["notes"], list):
-        return None
-    if any(not isinstance(known[name], kind) for name, kind in types.items()):
-        return None
-    return _Facts(**known)

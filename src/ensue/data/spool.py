@@ -21,6 +21,7 @@ from ensue.data.text import Document
 BATCH_BYTES = 2 << 20
 # Distinct characters are counted in the first 4 MB: only small texts ask for the number.
 _COUNTED_BYTES = 4 << 20
+_SAY_BYTES = 1 << 20
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
 Progress = Callable[[str, int, int], None]
@@ -128,6 +129,7 @@ class Spool:
 
     def write(self, documents: Iterable[Document], notes: Notes, progress: Progress) -> None:
         """Write all documents; those without a character leave no trace."""
+        said = 0
         with self.path.open("wb") as file:
             for document in documents:
                 digest = hashlib.blake2b(digest_size=8)
@@ -137,11 +139,14 @@ class Spool:
                     file.write(data)
                     digest.update(data)
                     self._note(piece, len(data))
-                    progress("reading", self.num_bytes, 0)
+                    if self.num_bytes >= said + _SAY_BYTES:  # rows are short: not for each
+                        said = self.num_bytes
+                        progress("reading", said, 0)
                 if len(self._piece_ends) > begun:
                     self._closes[-1] = 1
                     self._hashes.append(int.from_bytes(digest.digest(), "little"))
                     self.num_documents += 1
+        progress("reading", self.num_bytes, 0)
 
     def _note(self, piece: str, num_bytes: int) -> None:
         if self.num_bytes < _COUNTED_BYTES:

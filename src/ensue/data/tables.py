@@ -238,6 +238,8 @@ def _is_text(arrow: Any, kind: Any) -> bool:
 
 def _hub(source: Source, notes: Notes, column: str) -> Iterator[Row]:
     datasets = _need("datasets", "hub")
+    # Old versions could run a data set's own script: never.
+    datasets.config.HF_DATASETS_TRUST_REMOTE_CODE = False
     name, _, split = source.name.removeprefix("hub:").partition(":")
     try:
         loaded = datasets.load_dataset(name, split=split or "train", streaming=True)

@@ -1,10 +1,14 @@
 """Recurrence over a sequence: the equations, step by step, and the same in one fused call."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from ensue.nn.linear import linear, product
+from ensue.nn.precision import product_dtype
 
 
 class LSTMWeights(NamedTuple):
@@ -37,13 +41,68 @@ def lstm_step(
 def lstm_sequence(
     x: Float[Tensor, "B T X"], h: Float[Tensor, "B D"], c: Float[Tensor, "B D"], w: LSTMWeights
 ) -> tuple[Float[Tensor, "B T D"], Float[Tensor, "B D"], Float[Tensor, "B D"]]:
-    """Run the cell over T steps through torch's fused kernel; equal to T times `lstm_step`.
+    """Run the cell over T steps at once; equal to T times `lstm_step`.
+
+    In fp32 through torch's fused kernel; in bf16 through `_Sequence`, whose cell stays fp32.
 
     Returns:
         What the cell says at each step, and the last h and c.
     """
-    params = [w.U, w.W, w.b, torch.zeros_like(w.b)]  # torch keeps two biases, the cell needs one
-    y, h_last, c_last = torch.lstm(
-        x, (h[None], c[None]), params, True, 1, 0.0, torch.is_grad_enabled(), False, True
-    )
-    return y, h_last[0], c_last[0]
+    if product_dtype() == torch.float32:
+        params = [w.U, w.W, w.b, torch.zeros_like(w.b)]  # torch keeps two biases, the cell needs one
+        y, h_last, c_last = torch.lstm(
+            x, (h[None], c[None]), params, True, 1, 0.0, torch.is_grad_enabled(), False, True
+        )
+        return y, h_last[0], c_last[0]
+    gates = linear(x.transpose(0, 1).contiguous(), w.U, w.b)  # all steps in one product
+    said, c_last = _Sequence.apply(gates, w.W, h, c)  # type: ignore[no-untyped-call]
+    return said.transpose(0, 1), said[-1].to(h.dtype), c_last
+
+
+class _Sequence(torch.autograd.Function):
+    """The recurrent half of an LSTM, with one weight-gradient product at the end.
+
+    Autograd over a loop makes a graph and a weight gradient for each step; torch's own kernel does
+    the same under bf16 autocast. Products are in the dtype of the gates, the cell in that of c.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, gates: Tensor, weight: Tensor, h: Tensor, c: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        w, d, steps = weight.to(gates.dtype), h.shape[-1], len(gates)
+        hs = gates.new_empty(steps + 1, *h.shape)
+        cs = c.new_empty(steps + 1, *c.shape)
+        acts = c.new_empty(gates.shape)
+        tanh_c = c.new_empty(steps, *c.shape)
+        hs[0], cs[0] = h, c
+        for t in range(steps):
+            act = acts[t].copy_(torch.addmm(gates[t], hs[t], w.t()))
+            act[:, : 2 * d].sigmoid_()
+            act[:, 2 * d : 3 * d].tanh_()
+            act[:, 3 * d :].sigmoid_()
+            i, f, g, o = act.chunk(4, dim=-1)
+            torch.mul(f, cs[t], out=cs[t + 1]).addcmul_(i, g)
+            torch.tanh(cs[t + 1], out=tanh_c[t])
+            hs[t + 1].copy_(o * tanh_c[t])
+        ctx.save_for_backward(w, hs, cs, acts, tanh_c)
+        ctx.dtypes = weight.dtype, h.dtype
+        return hs[1:], cs[-1]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_said: Tensor, dc: Tensor) -> tuple[Tensor, ...]:
+        w, hs, cs, acts, tanh_c = ctx.saved_tensors
+        d, dz = w.shape[1], torch.empty(acts.shape, dtype=w.dtype, device=w.device)
+        dh = torch.zeros_like(dc)
+        slope = acts * (1 - acts)  # of the sigmoids
+        slope[..., 2 * d : 3 * d] = 1 - acts[..., 2 * d : 3 * d] ** 2
+        for t in reversed(range(len(acts))):
+            i, f, g, o = acts[t].chunk(4, dim=-1)
+            dh = dh + d_said[t]
+            dc = dc + torch.ops.aten.tanh_backward(dh * o, tanh_c[t])
+            dz[t] = torch.cat((dc * g, dc * cs[t], dc * i, dh * tanh_c[t]), dim=-1).mul_(slope[t])
+            dc = dc * f
+            dh = (dz[t] @ w).to(dc.dtype)
+        dw = product(dz.flatten(0, 1).t(), hs[:-1].flatten(0, 1).t()).to(ctx.dtypes[0])
+        return dz, dw, dh.to(ctx.dtypes[1]), dc

@@ -166,13 +166,15 @@ class Tokenizer:
         if len(self._words) + len(missing) > _CACHED_WORDS:
             self._words.clear()
             missing = set(words)
-        known = self._words if len(missing) < _CACHED_WORDS else {}
-        extra: dict[str, tuple[int, ...]] = {}
+        keep = self._words if len(missing) < _CACHED_WORDS else {}
+        long: dict[str, tuple[int, ...]] = {}
         for word in missing:
             spelt = word.encode().decode("latin-1").translate(_STAND_INS)
             ids = tuple([token.id for token in self._model.tokenize(spelt)])
-            (known if len(word) <= _CACHED_WORD_LENGTH else extra)[word] = ids
-        find = {**known, **extra}.__getitem__ if extra else known.__getitem__
+            (keep if len(word) <= _CACHED_WORD_LENGTH else long)[word] = ids
+        # Only the words at hand: merging all that are remembered would cost 10 ms a call.
+        table = {w: keep[w] for w in set(words) if w in keep} | long if long else keep
+        find = table.__getitem__
         every: Ids = np.fromiter(chain.from_iterable(map(find, words)), dtype=self.dtype)
         return every
 

@@ -21,7 +21,7 @@ from ensue.tokenizers.tokenizer import Tokenizer
 # A counted word costs about 110 bytes: 1.5 million are 165 MB. Pruned to words seen twice or more.
 _MAX_COUNTED = 1_500_000
 _MAX_DIGEST = 1_000_000
-# A longer "word" is base64 or the like; what it would teach is no use elsewhere.
+# Longer words (scripts without spaces, base64) are counted in parts, so that a count stays short.
 _MAX_WORD_CHARS = 64
 _DEFAULT_VOCAB = {"char": 16_384, "word": 16_384, "bpe": 4_096}
 MAX_VOCAB = 1 << 20
@@ -69,11 +69,11 @@ def train_tokenizer(
 def _count(kind: str, texts: Iterable[str], on_progress: Progress | None) -> Counter[str]:
     """Count words, or characters, forgetting the rarest words when there are too many."""
     counts: Counter[str] = Counter()
-    split: Callable[[str], Iterable[str]] = iter if kind == "char" else WordSplitter(kind)
+    split: Callable[[str], Iterable[str]] = list if kind == "char" else WordSplitter(kind)
     done, floor = 0, 1
     for text in texts:
         text = text.encode("utf-8", "replace").decode()  # lone surrogates become "?"
-        counts.update(split(text))
+        counts.update(split(text) if kind == "char" else _parts(split(text)))
         done += len(text)
         while len(counts) > _MAX_COUNTED:
             floor += 1
@@ -81,6 +81,11 @@ def _count(kind: str, texts: Iterable[str], on_progress: Progress | None) -> Cou
         if on_progress is not None:
             on_progress(done)
     return counts
+
+
+def _parts(words: Iterable[str]) -> list[str]:
+    size = _MAX_WORD_CHARS
+    return [word[i : i + size] for word in words for i in range(0, len(word), size)]
 
 
 def _by_frequency(counts: Counter[str]) -> list[str]:
@@ -137,8 +142,6 @@ def _digest(counts: Counter[str]) -> Iterator[str]:
     stand_ins = str.maketrans(byte_to_char())
     scale = min(1.0, _MAX_DIGEST / counts.total())
     for word in _by_frequency(counts):
-        if len(word) > _MAX_WORD_CHARS:
-            continue
         times = round(counts[word] * scale)
         spelt = word.encode().decode("latin-1").translate(stand_ins)
         for start in range(0, times, 1000):

@@ -96,7 +96,7 @@ class Chooser:
             )
         return replace(
             train,
-            lr=train.lr or 3e-3,
+            lr=train.lr or (0.015 if train.optimizer == "muon" else 3e-3),
             global_batch_size=rows,
             micro_batch_size=min(train.micro_batch_size or rows // world, rows // world),
             threads=train.threads or torch.get_num_threads(),

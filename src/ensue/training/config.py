@@ -18,7 +18,9 @@ class TrainConfig:
     """How the weights are found. A zero means: chosen by ensue and written into the plan."""
 
     lr: float = 0.0
-    """Peak learning rate (of matrices, as the RMS of one update; see ensue/training/optim.py)."""
+    """Peak learning rate of AdamW: with muon of embeddings, gains and biases."""
+    matrix_lr: float = 0.02
+    """Peak learning rate of Muon, for hidden matrices: the spectral norm of one update."""
     optimizer: str = "muon"
     """muon (orthogonalised updates for hidden matrices, AdamW for the rest) or adamw."""
     global_batch_size: int = 0
@@ -62,7 +64,15 @@ class TrainConfig:
         _one_of("train.precision", self.precision, ("auto", "fp32", "bf16"))
         _one_of("train.compile", self.compile, ("auto", "yes", "no"))
         _one_of("train.shard", self.shard, ("ddp", "fsdp"))
-        for name in ("lr", "weight_decay", "grad_clip", "warmup_steps", "eval_every", "threads"):
+        for name in (
+            "lr",
+            "matrix_lr",
+            "weight_decay",
+            "grad_clip",
+            "warmup_steps",
+            "eval_every",
+            "threads",
+        ):
             if getattr(self, name) < 0:
                 raise UsageError(f"train.{name} is {getattr(self, name)}: it must not be negative")
         for name in ("beta1", "beta2", "momentum", "average"):

@@ -125,10 +125,8 @@ class Loop:
         norm = clip_gradients(list(self.parameters.values()), self.train.grad_clip)
         if not math.isfinite(value) or not math.isfinite(norm):
             self._refuse(value, norm)
-        lr = self.train.lr * lr_share(
-            self.done, self.config.steps, self.train.warmup_steps, self.train.schedule
-        )
-        self.optimizer.step(lr)
+        share = lr_share(self.done, self.config.steps, self.train.warmup_steps, self.train.schedule)
+        self.optimizer.step(share * self.train.lr, share * self.train.matrix_lr)
         self.model.zero_grad(set_to_none=True)
         if self.average:
             torch._foreach_lerp_(
@@ -141,7 +139,7 @@ class Loop:
             "kind": "step",
             "step": self.done,
             "loss": value,
-            "lr": lr,
+            "lr": share * self.train.lr,
             "grad_norm": norm,
             "tokens": self.done * int(count),
             "tokens_per_second": count / spent,

@@ -48,12 +48,12 @@ class Optimizer:
                 "exp_avg_sq": torch.zeros_like(p),
             }
 
-    def step(self, lr: float) -> None:
-        """Move every parameter by its gradient."""
+    def step(self, lr: float, matrix_lr: float) -> None:
+        """Move every parameter by its gradient: AdamW's at the first rate, Muon's at the second."""
         for group in self.adamw.param_groups:
             group["lr"] = lr
         self.adamw.step()
-        self.muon.step(lr)
+        self.muon.step(matrix_lr)
 
     def tensors(self) -> dict[str, Tensor]:
         """Give the whole state by name, for a checkpoint to save and to load in place."""
@@ -70,9 +70,10 @@ class Muon:
     q, k, v; the four gates of an LSTM; the four slices of an MLP's layer), so that all of a model's
     matrices go through one batched product.
 
-    Reference: Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks"; scale
-    of the update, which lets one learning rate serve both optimisers: Liu et al. 2025,
-    arXiv:2502.16982, eq. 4.
+    An update of a matrix has the spectral norm lr sqrt(max(1, rows / columns)), which lets one rate
+    serve all widths.
+
+    Reference: Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks".
     """
 
     def __init__(
@@ -96,13 +97,15 @@ class Muon:
             whole = update.full_tensor() if isinstance(update, DTensor) else update
             blocks = _squares(whole)
             alike[tuple(blocks.shape[1:])].append((p, blocks))
-        for shape, members in alike.items():
+        for members in alike.values():
             turned = orthogonalise(torch.cat([blocks for _, blocks in members]))
-            turned *= 0.2 * max(shape) ** 0.5
             sizes = [len(blocks) for _, blocks in members]
             for (p, _), blocks in zip(members, turned.split(sizes), strict=True):
                 p.mul_(1 - lr * self.weight_decay)
-                p.add_(_like(_unsquares(blocks, p.shape), p), alpha=-lr)
+                # k squares beside or above each other have together a norm of sqrt(k).
+                rows, columns = p.shape
+                factor = (max(1.0, rows / columns) / len(blocks)) ** 0.5
+                p.add_(_like(_unsquares(blocks, p.shape), p), alpha=-lr * factor)
 
 
 def hidden_matrices(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:

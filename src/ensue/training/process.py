@@ -19,5 +19,6 @@ def prepare_process() -> None:
     if sys.platform == "linux":
         mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
         if mallopt is not None:
-            mallopt(_M_MMAP_THRESHOLD, 1 << 30)
+            # Some versions refuse (0) a threshold above 32 MB.
+            mallopt(_M_MMAP_THRESHOLD, 1 << 30) or mallopt(_M_MMAP_THRESHOLD, 1 << 25)
             mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)

@@ -1,0 +1,193 @@
+"""One training step beside its peers: GPT-2 against nanoGPT's model file, LSTM against nn.LSTM.
+
+    python bench/train_step.py --shape 4x128x64x12 --nanogpt PATH_OF_NANOGPT
+    python bench/train_step.py --shape 6x384x256x12 --nanogpt PATH_OF_NANOGPT --rounds 40 --steps 5
+    python bench/train_step.py --shape lstm
+
+A shape is layers x width x context x rows; ``lstm`` is one layer of width 512, 128 rows of 32.
+Same first weights, batches, and AdamW with clipping; dropout 0. nanoGPT's files are only imported.
+"""
+
+import argparse
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from workers import compare, serve
+
+from ensue.models.gpt2 import GPT2, GPT2Config
+from ensue.models.lstm import LSTM, LSTMConfig
+from ensue.nn.loss import cross_entropy_sum
+from ensue.nn.precision import precision
+from ensue.training.config import TrainConfig
+from ensue.training.optim import Optimizer
+from ensue.training.process import prepare_process
+
+V = 65
+LSTM_SHAPE = (1, 512, 32, 128)
+
+
+def shape_of(text: str) -> tuple[int, int, int, int]:
+    if text == "lstm":
+        return LSTM_SHAPE
+    layers, width, context, rows = map(int, text.split("x"))
+    return layers, width, context, rows
+
+
+def heads_of(width: int) -> int:
+    return 6 if width == 384 else 4
+
+
+def batches(context: int, rows: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Give rows of a made-up text whose entropy is ln 6 = 1.79 nats a token."""
+    generator = torch.Generator().manual_seed(1)
+    text = torch.cumsum(torch.randint(1, 7, (1_000_000,), generator=generator), 0) % V
+    while True:
+        starts = torch.randint(len(text) - context - 1, (rows,), generator=generator).tolist()
+        yield (
+            torch.stack([text[i : i + context] for i in starts]),
+            torch.stack([text[i + 1 : i + 1 + context] for i in starts]),
+        )
+
+
+def ours(spec: str, shape: str) -> Callable[[Any], float]:
+    prepare_process()
+    layers, width, context, _ = shape_of(shape)
+    torch.manual_seed(0)
+    model: nn.Module
+    if shape == "lstm":
+        model = LSTM(
+            LSTMConfig(
+                vocab_size=V,
+                context_length=context,
+                d_model=width,
+                num_layers=1,
+                dropout=0.0,
+                untie_embeddings=True,
+            )
+        )
+    else:
+        model = GPT2(
+            GPT2Config(
+                vocab_size=V,
+                context_length=context,
+                d_model=width,
+                num_layers=layers,
+                num_heads=heads_of(width),
+                dropout=0.0,
+            )
+        )
+    optimizer = Optimizer(model, TrainConfig(optimizer="adamw"))
+    kind = spec.removeprefix("ours-")
+
+    def step(batch: Any) -> float:
+        inputs, targets = batch
+        with precision(kind):
+            hidden, _ = model(inputs)
+            loss = cross_entropy_sum(model.head, hidden, targets, V) / targets.numel()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step(1e-3, 0.0)
+        model.zero_grad()
+        return loss.item()
+
+    return step
+
+
+class TorchLSTM(nn.Module):
+    """The peer: torch's own module between embedding and output."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(V, width)
+        self.lstm = nn.LSTM(width, width, batch_first=True)
+        self.output = nn.Linear(width, V)
+
+    def forward(self, inputs: Tensor, targets: Tensor) -> tuple[None, Tensor]:
+        """Give the loss where nanoGPT gives it."""
+        logits = self.output(self.lstm(self.embedding(inputs))[0])
+        return None, nn.functional.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
+
+
+def peer(spec: str, shape: str, nanogpt: str) -> Callable[[Any], float]:
+    layers, width, context, _ = shape_of(shape)
+    torch.manual_seed(0)
+    model: Any
+    if shape == "lstm":
+        model = TorchLSTM(width)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.95), fused=True)
+    else:
+        sys.path.insert(0, nanogpt)
+        from model import GPT, GPTConfig
+
+        config = GPTConfig(
+            block_size=context,
+            vocab_size=V,
+            n_layer=layers,
+            n_head=heads_of(width),
+            n_embd=width,
+            dropout=0.0,
+            bias=True,
+        )
+        with contextlib.redirect_stdout(sys.stderr):
+            model = GPT(config)
+            optimizer = model.configure_optimizers(0.1, 1e-3, (0.9, 0.95), "cpu")
+    call = torch.compile(model) if "compile" in spec else model
+    bf16 = "bf16" in spec
+
+    def step(batch: Any) -> float:
+        with torch.autocast("cpu", torch.bfloat16) if bf16 else contextlib.nullcontext():
+            loss = call(*batch)[1]
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return loss.item()
+
+    return step
+
+
+def flops_of(shape: str) -> float:
+    layers, width, context, rows = shape_of(shape)
+    if shape == "lstm":
+        return float(6 * rows * context * (8 * width**2 + V * width))
+    weights = layers * 12 * width**2 + V * width
+    return float(rows * context * (6 * weights + 12 * layers * width * context))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--shape", default="4x128x64x12")
+    parser.add_argument("--nanogpt", default="", help="folder of a nanoGPT checkout")
+    parser.add_argument("--specs", default="")
+    parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--worker", default="")
+    args = parser.parse_args()
+    if args.worker:
+        _, _, context, rows = shape_of(args.shape)
+        make = (
+            ours(args.worker, args.shape)
+            if args.worker.startswith("ours")
+            else peer(args.worker, args.shape, args.nanogpt)
+        )
+        serve(make, batches(context, rows))
+        return
+    specs = "peer-fp32,peer-bf16,peer-compile-fp32,peer-compile-bf16,ours-fp32,ours-bf16"
+    if args.shape == "lstm":
+        specs = "peer-fp32,peer-bf16,ours-fp32,ours-bf16"
+    compare(
+        __file__,
+        ["--shape", args.shape, "--nanogpt", args.nanogpt],
+        (args.specs or specs).split(","),
+        args.rounds,
+        args.steps,
+        flops_of(args.shape),
+    )
+
+
+if __name__ == "__main__":
+    main()
