@@ -13,7 +13,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return
     skip = pytest.mark.skip(reason="ENSUE_DATA is not set")
     for item in items:
-        if "data" in item.keywords:
+        if item.get_closest_marker("data"):
             item.add_marker(skip)
 
 

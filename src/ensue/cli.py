@@ -146,3 +146,7 @@ def _console() -> "Console":
     from ensue.console import Console
 
     return Console()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -25,7 +25,7 @@ else:
     import fcntl
 
 _YOUNG_SECONDS = 60  # between making a scratch folder and locking it
-_ELSEWHERE = "Name a folder with room: --data.cache FOLDER, or set ENSUE_CACHE"
+_ELSEWHERE = "Name a folder with room: --cache FOLDER, or set ENSUE_CACHE"
 
 
 def cache_root(configured: str = "") -> Path:

@@ -45,7 +45,7 @@ class DataConfig:
         if not 0 < self.valid_fraction < 1:
             raise UsageError(
                 f"data.valid_fraction is {self.valid_fraction}; it must lie between 0 and 1",
-                "Give for instance: --data.valid-fraction 0.1",
+                "Give for instance: --valid-fraction 0.1",
             )
         if self.vocab_size < 0:
             raise UsageError(

@@ -138,7 +138,7 @@ def _decode(
         start = getattr(error, "start", 0)
         raise DataError(
             f"{name}: not readable as {codec} at or after byte {offset + start:,}",
-            "Name another encoding, for instance: --data.encoding cp1252",
+            "Name another encoding, for instance: --encoding cp1252",
         ) from None
 
 
@@ -189,7 +189,7 @@ def _scan(stream: Readable, head: bytes, name: str, notes: Notes) -> str:
         if zero >= 0:
             raise DataError(
                 f"{name}: a zero byte at offset {offset + zero:,}: it looks binary",
-                "Save it as UTF-8 text; or, if it is text: --data.encoding utf-16",
+                "Save it as UTF-8 text; or, if it is text: --encoding utf-16",
             )
         if codec == "utf-8":
             pending = len(decoder.getstate()[0])
@@ -207,7 +207,7 @@ def _scan(stream: Readable, head: bytes, name: str, notes: Notes) -> str:
     if codec == "utf-8":
         return codec
     codec = "latin-1" if undefined else codec
-    notes.add(f"not UTF-8; guessed {codec} (say otherwise with --data.encoding)", name)
+    notes.add(f"not UTF-8; guessed {codec} (say otherwise with --encoding)", name)
     return codec
 
 
@@ -227,5 +227,5 @@ def _judge(chunk: bytes, offset: int, name: str) -> None:
 
 def _refuse(what: str) -> NoReturn:
     raise DataError(
-        what, "Name its encoding: --data.encoding cp1252 (or gb18030, shift_jis, koi8-r, ...)"
+        what, "Name its encoding: --encoding cp1252 (or gb18030, shift_jis, koi8-r, ...)"
     )

@@ -115,7 +115,7 @@ class Reading:
             raise DataError(
                 f"{names}: {spool.num_chars} characters are too few to hold out "
                 f"{100 * config.valid_fraction:.3g} % of them",
-                "Give a longer text, or another one to validate on: --data.valid FILE",
+                "Give a longer text, or another one to validate on: --valid FILE",
             )
         self._views = (train, valid)
         return Facts(

@@ -74,7 +74,7 @@ def choose_column(
     usual = [c for u in _USUAL for c in strings if c.strip().lower() == u]
     chosen = usual[0] if usual else max(strings, key=lambda column: lengths[column])
     if len(columns) > 1:
-        notes.add(f"text taken from column {chosen!r} (choose with --data.text-column)", name)
+        notes.add(f"text taken from column {chosen!r} (choose with --text-column)", name)
     return chosen
 
 
