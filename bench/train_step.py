@@ -24,7 +24,6 @@ from ensue.nn.loss import cross_entropy_sum
 from ensue.nn.precision import precision
 from ensue.training.config import TrainConfig
 from ensue.training.optim import Optimizer
-from ensue.training.process import prepare_process
 
 V = 65
 LSTM_SHAPE = (1, 512, 32, 128)
@@ -54,7 +53,6 @@ def batches(context: int, rows: int) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def ours(spec: str, shape: str) -> Callable[[Any], float]:
-    prepare_process()
     layers, width, context, _ = shape_of(shape)
     torch.manual_seed(0)
     model: nn.Module

@@ -12,12 +12,13 @@ from typing import Any
 
 import torch
 
-from ensue.data.corpus import DataConfig, tokenise
+from ensue.data import Corpus, DataConfig, Tokens, tokenise
 from ensue.decoding.decoder import Decoder
 from ensue.decoding.engine import Engine, Event, PastContext
 from ensue.decoding.logits import Sampling, derive_seed
 from ensue.distributed.env import start_env
 from ensue.errors import DataError, UsageError
+from ensue.floors import Floor, ngram_floor
 from ensue.models import find_step, step_of
 from ensue.runs import Run, newest_run
 from ensue.tasks.lm import score
@@ -28,6 +29,7 @@ from ensue.training.plan import Plan
 from ensue.training.session import load_model, read_data
 from ensue.training.session import train as run_session
 from ensue.training.tracking import Tracker
+from ensue.views.report import write_report
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -361,20 +363,72 @@ def evaluate(run: str | Path | Run = "", sources: Sequence[str] = ()) -> Score:
         DataError: The text cannot be read, or is not the one that the run was validated on.
     """
     opened, plan = _open(run)
-    generator = load(opened)
-    config = replace(plan.config.data, tokenizer=str(opened.tokenizer_path))
-    if sources:
-        text, _ = tokenise(list(sources), generator.tokenizer, load_tokenizer=load_tokenizer)
-    else:
-        text = read_data(replace(plan.config, data=config), start_env("cpu"), Tracker())[0].valid
-        if text.fingerprint != plan.valid_text:
-            raise DataError(
-                "the run's own data has changed since it was trained",
-                "Name a text to score it on: --data FILE",
-            )
+    model, tokenizer = load_model(opened)
+    text = _text(opened, plan, tokenizer, sources)
     name = ", ".join(sources) or "valid"
     length = plan.config.model.context_length
-    return score(generator.model, text, length, name, torch.device("cpu"))
+    return score(model, text, length, name, torch.device("cpu"))
+
+
+def floor(run: str | Path | Run = "", sources: Sequence[str] = ()) -> Floor:
+    """Score the same text by counts of byte 5-grams in the run's training text: what to beat.
+
+    Args:
+        run: Its folder; empty: the newest below ``runs/``.
+        sources: As for `evaluate`.
+    """
+    opened, plan = _open(run)
+    tokenizer = load_tokenizer(opened.tokenizer_path)
+    train = _corpus(opened, plan).train
+    text = _text(opened, plan, tokenizer, sources)
+    return ngram_floor(_bytes(tokenizer, train), _bytes(tokenizer, text))
+
+
+def report(run: str | Path | Run = "", prompts: Sequence[str] = ("",)) -> Path:
+    """Write the run's report anew, with the floor and with continuations of these prompts.
+
+    Args:
+        run: Its folder; empty: the newest below ``runs/``.
+        prompts: What the samples continue.
+
+    Returns:
+        The page.
+    """
+    opened, _ = _open(run)
+    completions = load(opened).generate(list(prompts), max_new_tokens=150)
+    counted = floor(opened)
+    return write_report(
+        opened,
+        opened.read_plan(),
+        samples=[(c.prompt, c.text) for c in completions],
+        floor={"name": f"{counted.order}-gram", "bits_per_byte": counted.bits_per_byte},
+    )
+
+
+def _bytes(tokenizer: Tokenizer, text: Tokens) -> bytes:
+    """Spell the end of a token stream, as much of it as the floor counts."""
+    return tokenizer.decode(text.ids[-FLOOR_BYTES:].tolist()).encode()
+
+
+FLOOR_BYTES = 16 << 20
+
+
+def _corpus(run: Run, plan: Plan) -> Corpus:
+    data = replace(plan.config.data, tokenizer=str(run.tokenizer_path))
+    return read_data(replace(plan.config, data=data), start_env("cpu"), Tracker())[0]
+
+
+def _text(run: Run, plan: Plan, tokenizer: Tokenizer, sources: Sequence[str]) -> Tokens:
+    """Tokenise the text to score: the named one, or the run's own validation split."""
+    if sources:
+        return tokenise(list(sources), tokenizer, load_tokenizer=load_tokenizer)[0]
+    text = _corpus(run, plan).valid
+    if text.fingerprint != plan.valid_text:
+        raise DataError(
+            "the run's own data has changed since it was trained",
+            "Name a text to score it on: --data FILE",
+        )
+    return text
 
 
 def _open(run: str | Path | Run) -> tuple[Run, Plan]:

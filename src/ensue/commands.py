@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Annotated, Any, Generic
 
 import tyro
 
@@ -22,15 +22,30 @@ from ensue.models import LINEAGE, find_step
 from ensue.training.config import DEFAULT_MODEL, M, RunConfig, config_from_dict
 from ensue.views.text import visible
 
-A = TypeVar("A")
 
+def parse(kind: Any, argv: Sequence[str], verb: str, about: str | None, default: Any = None) -> Any:
+    """Parse a verb's arguments; on a mistake tyro names the nearest flag and exits with 2.
 
-def parse(
-    kind: type[A], argv: Sequence[str], verb: str, about: str | None, default: Any = None
-) -> A:
-    """Parse a verb's arguments; on a mistake tyro names the nearest flag and exits with 2."""
-    extra = {} if default is None else {"default": default}
-    return tyro.cli(kind, args=list(argv), prog=f"ensue {verb}", description=about, **extra)
+    Args:
+        kind: The class of the arguments, perhaps with its type parameters filled in.
+        argv: The words after the verb.
+        verb: Its name, for the help.
+        about: What it does, for the help.
+        default: Values of what is not given.
+    """
+    options: dict[str, Any] = {"args": list(argv), "prog": f"ensue {verb}", "description": about}
+    if default is not None:
+        options["default"] = default
+    try:
+        return tyro.cli(kind, console_outputs=False, **options)
+    except SystemExit as stop:
+        # A value that a config refuses: our own message says more than tyro's frame around it.
+        error: BaseException | None = stop
+        while error is not None and not isinstance(error, UsageError):
+            error = error.__context__
+        if error is not None:
+            raise error from None
+    return tyro.cli(kind, **options)  # help, or a flag that does not exist: now said
 
 
 # -- train -------------------------------------------------------------------------------------
@@ -195,6 +210,8 @@ class EvaluateArgs:
     """The run folder; default: the newest below runs/."""
     data: tuple[str, ...] = ()
     """The text; default: the run's own validation split."""
+    floor: bool = False
+    """Also score the text by counting byte 5-grams in the training text: what a model must beat."""
     json: bool = False
     """Print one JSON object."""
 
@@ -202,8 +219,12 @@ class EvaluateArgs:
 def run_evaluate(args: EvaluateArgs, console: Console) -> None:
     """Print the score and its protocol."""
     score = api.evaluate(args.run, args.data)
+    floor = api.floor(args.run, args.data) if args.floor else None
     if args.json:
-        sys.stdout.write(json.dumps(dataclasses.asdict(score), ensure_ascii=False) + "\n")
+        values = dataclasses.asdict(score)
+        if floor:
+            values["floor_bits_per_byte"] = floor.bits_per_byte
+        sys.stdout.write(json.dumps(values, ensure_ascii=False) + "\n")
         return
     sys.stdout.write(
         f"{score.bits_per_byte:.4f} bits per byte on {visible(score.split)}"
@@ -211,6 +232,12 @@ def run_evaluate(args: EvaluateArgs, console: Console) -> None:
         f"{score.loss:.4f} nats per token, {score.targets:,} tokens;"
         " non-overlapping windows of the context length, every byte scored once\n"
     )
+    if floor:
+        verdict = "beats" if score.bits_per_byte < floor.bits_per_byte else "does not beat"
+        sys.stdout.write(
+            f"{floor.bits_per_byte:.4f} bits per byte by counting {floor.order}-grams"
+            f" of {floor.train_bytes:,} bytes; the model {verdict} it. {floor.note}\n"
+        )
 
 
 # -- plan --------------------------------------------------------------------------------------
@@ -280,7 +307,7 @@ def run_lineage(args: LineageArgs, console: Console) -> None:
 class DemoArgs:
     """How long, and where."""
 
-    budget: str = "150s"
+    budget: str = "3min"
     """Time for training; the whole demo takes about half a minute more."""
     out: str = "runs/demo"
     """The run folder."""
@@ -310,7 +337,14 @@ def run_demo(args: DemoArgs, console: Console) -> None:
         budget=args.budget,
     )
     run = train(config, args.out, console, begun)
-    options = api.Generation(max_new_tokens=100)
-    for completion in api.load(run).generate(DEMO_PROMPTS, **_fields(options)):
+    for completion in api.load(run).generate(DEMO_PROMPTS, max_new_tokens=100):
         sys.stdout.write(f"---\n{visible(completion.prompt + completion.text)}\n")
-    console.notice(f'more: ensue generate {args.out} "def "')
+    score, floor = api.evaluate(run), api.floor(run)
+    rows = [
+        ["this model", f"{score.bits_per_byte:.3f}"],
+        [f"counting byte {floor.order}-grams", f"{floor.bits_per_byte:.3f}"],
+        ["no model at all", "8.000"],
+    ]
+    print_table(["bits for each byte of held-out text", ""], rows)
+    console.notice(f"report: {api.report(run, DEMO_PROMPTS).resolve()}")
+    console.notice(f'go on: ensue generate {args.out} "class " --temperature 0.6')

@@ -49,7 +49,7 @@ def from_dict(cls: type[C], values: Mapping[str, Any], where: str = "config") ->
                 f"{where}: unknown key {key!r}{nearest(key, known)}",
                 f"Known keys: {', '.join(known)}",
             )
-    for name, field in known.items():
+    for name, field in known.items():  # after the unknown ones: a misspelt key is also missing
         required = field.default is MISSING and field.default_factory is MISSING
         if required and name not in values:
             raise UsageError(f"{where}: the key {name!r} is missing")

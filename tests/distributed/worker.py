@@ -30,7 +30,8 @@ def run_job(job: dict[str, Any]) -> None:
             return batches
 
         def update(self) -> dict[str, Any]:
-            if self.done + 1 == job.get("die") and rank == last:
+            restarts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+            if self.done + 1 == job.get("die") and rank == last and not restarts:
                 os.kill(os.getpid(), signal.SIGKILL)
             record = super().update()
             if self.done == job.get("stop") and rank == last:  # one is told, all stop

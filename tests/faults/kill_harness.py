@@ -99,7 +99,7 @@ def request(model: str, path: str, folder: Path, kills: int) -> dict[str, Any]:
         "model": MODELS[model] | {"context_length": 8},
         "size": "xs",
         "steps": 60 + 14 * kills,
-        "checkpoint_every": 7,
+        "checkpoint_every": 10,
         "train": train,
     }
 

@@ -89,6 +89,10 @@ def losses(run: Run) -> list[float]:
     return [r["loss"] for r in run.read_metrics() if r["kind"] == "step"]
 
 
+def norms(run: Run) -> list[float]:
+    return [r["grad_norm"] for r in run.read_metrics() if r["kind"] == "step"]
+
+
 # -- sums and counts -------------------------------------------------------------------------------
 
 
@@ -102,6 +106,7 @@ def test_micro_batches_equal_the_big_batch(
     big = train(config(model, optimizer="adamw"), tmp_path / "big")
     small = train(config(model, optimizer="adamw", micro_batch_size=micro), tmp_path / "small")
     assert losses(small) == pytest.approx(losses(big), rel=1e-6)
+    assert norms(small) == pytest.approx(norms(big), rel=1e-5)
     ours, theirs = load_weights(small)[0], load_weights(big)[0]
     for name in theirs:
         if name.endswith("qkv.bias"):  # the gradient of k's bias is zero but for rounding
@@ -148,6 +153,10 @@ def test_the_loss_is_the_mean_over_all_targets(
     logits = twin.head(hidden).flatten(0, 1)
     expected = torch.nn.functional.cross_entropy(logits, batch.targets.flatten())
     assert losses(run) == pytest.approx([float(expected.detach())], rel=1e-6)
+    expected.backward()
+    # AdamW and Muon look the same with a gradient twice as large; clipping does not.
+    norm = math.sqrt(sum(float(p.grad.square().sum()) for p in twin.parameters()))
+    assert norms(run) == pytest.approx([norm], rel=1e-5)
 
 
 def test_no_row_comes_twice_within_an_epoch(

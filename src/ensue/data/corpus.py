@@ -88,10 +88,10 @@ def choose_tokenizer(num_bytes: int, num_chars_distinct: int) -> tuple[str, int]
     """
     if num_bytes < 100_000:
         return ("byte" if num_chars_distinct > 300 else "char"), 0
-    for limit, vocab_size in ((2_000_000, 512), (10_000_000, 1024), (100_000_000, 4096)):
+    for limit, vocab_size in ((2_000_000, 1024), (20_000_000, 2048), (200_000_000, 4096)):
         if num_bytes < limit:
             return "bpe", vocab_size
-    return "bpe", 16384
+    return "bpe", 8192
 
 
 def _quiet(stage: str, done: int, total: int) -> None:

@@ -3,12 +3,17 @@
 One process without torchrun takes the same lines: its sums are the numbers themselves.
 """
 
+import itertools
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
+
+_GROUPS = itertools.count()  # a second run in one process must not meet the first one's addresses
 
 
 @dataclass(frozen=True)
@@ -61,7 +66,13 @@ def start_env(device: str = "") -> Env:
     if chosen.type == "cuda":
         chosen = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(chosen)
-    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    store, rank, world_size = next(rendezvous("env://"))
+    dist.init_process_group(
+        "nccl" if chosen.type == "cuda" else "gloo",
+        store=PrefixStore(f"ensue-{next(_GROUPS)}", store),
+        rank=rank,
+        world_size=world_size,
+    )
     return Env(rank=dist.get_rank(), world_size=dist.get_world_size(), device=chosen)
 
 

@@ -49,7 +49,12 @@ def lstm_sequence(
         What the cell says at each step, and the last h and c.
     """
     if product_dtype() == torch.float32:
-        params = [w.U, w.W, w.b, torch.zeros_like(w.b)]  # torch keeps two biases, the cell needs one
+        params = [
+            w.U,
+            w.W,
+            w.b,
+            torch.zeros_like(w.b),
+        ]  # torch keeps two biases, the cell needs one
         y, h_last, c_last = torch.lstm(
             x, (h[None], c[None]), params, True, 1, 0.0, torch.is_grad_enabled(), False, True
         )

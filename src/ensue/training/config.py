@@ -137,7 +137,8 @@ def config_from_dict(values: dict[str, Any], where: str) -> RunConfig[Any]:
     model = dict(values.get("model", {}))
     step = find_step(str(model.pop("name", DEFAULT_MODEL)))
     built = from_dict(step.config, model, f"{where}.model")
-    return from_dict(RunConfig, {**values, "model": built}, where)
+    data = {"sources": [], **values.get("data", {})}  # a recipe may leave them to the command
+    return from_dict(RunConfig, {**values, "data": data, "model": built}, where)
 
 
 DEFAULT_MODEL = "gpt2"

@@ -112,7 +112,7 @@ def _costs(costs: Cost, steps: int) -> Rows:
     return rows
 
 
-def _bytes(number: float) -> str:
+def _bytes(number: int | float) -> str:
     for unit in ("bytes", "kB", "MB"):
         if number < 1000:
             return f"{number:.0f} {unit}"

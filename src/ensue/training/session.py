@@ -25,7 +25,6 @@ from ensue.training.choose import choose, task_of
 from ensue.training.config import RunConfig, config_to_dict
 from ensue.training.loop import Loop, Result
 from ensue.training.plan import Machine, Plan
-from ensue.training.process import prepare_process
 from ensue.training.tracking import Tracker
 from ensue.views.card import write_card
 from ensue.views.report import write_report
@@ -59,7 +58,7 @@ def train(
     """
     begun = begun or time.monotonic()
     tracker = tracker or Tracker()
-    prepare_process()
+    torch.set_flush_denormal(True)  # denormal numbers are slow, and too small to matter
     env = start_env()
     try:
         # Asked of the first process alone: the others might find its new folder taken.
@@ -121,7 +120,7 @@ def _compare_machines(plan: Plan, env: Env, tracker: Tracker) -> None:
     if rows % env.world_size:
         raise UsageError(
             f"the plan's batch of {rows} rows cannot be shared by {env.world_size} processes",
-            f"Go on with {plan.machine.world_size}, as begun, or another number that divides {rows}.",
+            f"Go on with {plan.machine.world_size}, as begun, or a number that divides {rows}.",
         )
     here = Machine.here(env.device, env.world_size)
     changed = differences(to_dict(plan.machine), to_dict(here))
