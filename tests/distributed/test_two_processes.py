@@ -79,10 +79,24 @@ class Folder:
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
         command += ["--nproc-per-node", str(ranks), "--max-restarts", str(restarts)]
         command += [str(WORKER), str(listed)]
-        return subprocess.run(command, capture_output=True, text=True, timeout=240)
+        return run(command, seconds=200)
 
     def run(self, out: str, model: str, kind: str) -> Run:
         return Run(self.path / f"{out}-{model}-{kind}")
+
+
+def run(command: list[str], seconds: float) -> "subprocess.CompletedProcess[str]":
+    """Run torchrun; end it in time by a signal that it passes on, or its children outlive it."""
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            out, errors = process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            process.terminate()
+            out, errors = process.communicate(timeout=60)
+            pytest.fail(f"torchrun hangs\n{errors[-4000:]}")
+    return subprocess.CompletedProcess(command, process.returncode, out, errors)
 
 
 def make_folder(path: Path) -> Folder:

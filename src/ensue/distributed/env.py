@@ -72,9 +72,11 @@ def start_env(device: str = "") -> Env:
         chosen = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(chosen)
     store, rank, world_size = next(rendezvous("env://"))
+    # torchrun's store outlives its processes: addresses of those that died must not be found again.
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     dist.init_process_group(
         "nccl" if chosen.type == "cuda" else "gloo",
-        store=PrefixStore(f"ensue-{next(_GROUPS)}", store),
+        store=PrefixStore(f"ensue-{attempt}-{next(_GROUPS)}", store),
         rank=rank,
         world_size=world_size,
     )

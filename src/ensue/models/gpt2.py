@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from ensue.errors import UsageError
 from ensue.nn.attention import CausalSelfAttention
+from ensue.nn.dropout import Dropout
 from ensue.nn.linear import Linear, gelu, linear
 from ensue.nn.state import KVCache
 
@@ -103,7 +104,7 @@ class Block(nn.Module):
         self.attention = CausalSelfAttention(config.d_model, config.num_heads, config.dropout)
         self.norm2 = nn.LayerNorm(config.d_model)
         self.mlp = MLP(config.d_model)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(
         self,
@@ -130,7 +131,7 @@ class GPT2(nn.Module):
         self.max_length: int | None = config.context_length
         self.token_embedding = nn.Embedding(config.vocab_size, config.d_model)
         self.position_embedding = nn.Embedding(config.context_length, config.d_model)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
         self.norm = nn.Identity() if config.post_norm else nn.LayerNorm(config.d_model)
         self.init_weights()

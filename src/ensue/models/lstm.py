@@ -21,6 +21,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ensue.nn.capture import is_captured, tap
+from ensue.nn.dropout import Dropout
 from ensue.nn.linear import linear
 from ensue.nn.recurrent import LSTMWeights, lstm_sequence, lstm_step
 
@@ -99,7 +100,7 @@ class LSTM(nn.Module):
         self.layers = nn.ModuleList(
             LSTMLayer(config.d_model, config.d_model) for _ in range(config.num_layers)
         )
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         shape = (config.vocab_size, config.d_model)
         self.output = nn.Parameter(torch.empty(shape)) if config.untie_embeddings else None
         self.output_bias = nn.Parameter(torch.empty(config.vocab_size))

@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from ensue.nn.capture import is_captured, tap
+from ensue.nn.dropout import dropout
 from ensue.nn.linear import Linear
 from ensue.nn.state import KVCache
 
@@ -79,7 +80,7 @@ class CausalSelfAttention(nn.Module):
         if is_captured(self) or (self.training and _explicit_is_faster(x)):
             weights = attention_weights(q, k, _causal_mask(x) if mask is None else mask)
             tap(self, "weights", weights)
-            y = F.dropout(weights, self.dropout, self.training) @ v
+            y = dropout(weights, self.dropout, self.training) @ v
         else:
             p = self.dropout if self.training else 0.0
             y = F.scaled_dot_product_attention(

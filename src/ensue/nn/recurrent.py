@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ensue.nn.linear import linear, product
+from ensue.nn.linear import linear
 from ensue.nn.precision import product_dtype
 
 
@@ -109,5 +109,5 @@ class _Sequence(torch.autograd.Function):
             dz[t] = torch.cat((dc * g, dc * cs[t], dc * i, dh * tanh_c[t]), dim=-1).mul_(slope[t])
             dc = dc * f
             dh = (dz[t] @ w).to(dc.dtype)
-        dw = product(dz.flatten(0, 1).t(), hs[:-1].flatten(0, 1).t()).to(ctx.dtypes[0])
+        dw = (dz.flatten(0, 1).t() @ hs[:-1].flatten(0, 1)).to(ctx.dtypes[0])
         return dz, dw, dh.to(ctx.dtypes[1]), dc

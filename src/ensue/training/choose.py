@@ -186,7 +186,10 @@ class Chooser:
             return config, 0.0
         if self.budget.flops:
             return replace(config, steps=max(1, int(self.budget.flops / self._flops(config)))), 0.0
-        seconds = self.seconds_per_step(config, 5)
+        # A fiftieth of the budget for the number that decides on all of it.
+        quick = self.seconds_per_step(config, 2)
+        count = max(3, min(50, int(0.02 * self.left() / quick)))
+        seconds = self.seconds_per_step(config, count)
         steps = int(self.left() * (1 - RESERVE) / seconds)
         if steps < LEAST_STEPS:
             self._refuse(seconds, "")
