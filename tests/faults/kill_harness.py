@@ -145,9 +145,9 @@ class Harness:
     def _before_the_plan(self) -> None:
         """Kill while tokenising and measuring, then once as soon as there is a plan."""
         early = max(1, self.wanted // (5 if self.outcome.path == "steps" else 2))
-        for i in range(early):
+        for _ in range(early):
             wait = self.random.uniform(0.02, 0.4 if self.outcome.path == "steps" else 8.0)
-            shutil.rmtree(self.folder / "cache", ignore_errors=i == 0)
+            shutil.rmtree(self.folder / "cache", ignore_errors=True)
             self._kill(_after(wait), "just after the plan")
             if (self.run / "plan.json").exists():
                 return

@@ -74,7 +74,7 @@ PUBLISHED = {
 }
 
 SIZES = {
-    "xs": GPT2Config(context_length=128, d_model=128, num_layers=4, num_heads=4),
+    "xs": GPT2Config(context_length=128, d_model=128, num_layers=4, num_heads=2),
     "s": GPT2Config(context_length=256, d_model=256, num_layers=6, num_heads=4),
     "m": GPT2Config(context_length=256, d_model=384, num_layers=6, num_heads=6),
     "l": GPT2Config(context_length=512, d_model=768, num_layers=12, num_heads=12),

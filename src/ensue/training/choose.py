@@ -236,7 +236,7 @@ class Chooser:
             checkpoint_every=config.checkpoint_every or max(1, every),
             train=replace(
                 train,
-                warmup_steps=self.config.train.warmup_steps or min(100, steps // 10),
+                warmup_steps=self.config.train.warmup_steps or min(200, steps // 20),
                 eval_every=self.config.train.eval_every or max(1, steps // 8),
                 # A forward pass costs a third of a step: eight of these, 3 % of the budget.
                 eval_tokens=self.config.train.eval_tokens or max(2048, tokens // 90),
@@ -265,8 +265,8 @@ class Chooser:
 TOKENS_PER_PARAMETER = 4
 """A size is taken when the budget lets it see so many tokens for each weight: in a minute on two
 cores, 4 layers of 128 (1.7 tokens a weight) beat 4 of 192 (0.4) by 0.07 bits per byte."""
-DROPOUT_FROM_EPOCHS = 6.0
-"""A text that is read more often than this is learnt by heart without dropout."""
+DROPOUT_FROM_EPOCHS = 10.0
+"""Tiny Shakespeare, 6 epochs in three minutes: 2.16 bits per byte without, 2.24 with a tenth."""
 
 
 def choose(
