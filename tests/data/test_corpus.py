@@ -129,7 +129,7 @@ def test_tokenizer_follows_the_amount_of_text() -> None:
     assert choose_tokenizer(1000, 60) == ("char", 0)
     assert choose_tokenizer(1000, 4000) == ("byte", 0)
     sizes = [choose_tokenizer(n, 90)[1] for n in (10**6, 5 * 10**6, 2 * 10**7, 10**9)]
-    assert sizes == [512, 1024, 4096, 16384]
+    assert sizes == [1024, 2048, 4096, 8192]
 
 
 def test_unspelt_bytes_are_counted_and_said(tmp_path: Path) -> None:

@@ -215,7 +215,7 @@ class Harness:
         return "just after a save" if where == "inside a save" else where
 
     def _tokenised(self, cache: Path) -> bool:
-        return len([f for f in cache.glob("tokens/*") if f.is_dir()]) >= 2
+        return len([f for f in cache.glob("streams/[!.]*") if f.is_dir()]) >= 2
 
     def _start(self, run: Path) -> int:
         pid = os.fork()

@@ -215,7 +215,17 @@ def _fetch(public: PublicSet, file: File, scratch: Path, on_progress: Progress |
         requests: Any = importlib.import_module("requests")
     except ImportError:
         raise MissingExtraError("pooch", "data") from None
-    bar = _Bar(file, on_progress) if on_progress else False
+
+    def download(url: str, output: str, _: Any) -> None:
+        # pooch's own downloader leaves the connection open when the answer is an error.
+        done = 0
+        with requests.get(url, stream=True, timeout=30) as answer, open(output, "wb") as stream:
+            answer.raise_for_status()
+            for block in answer.iter_content(1 << 16):
+                done += stream.write(block)
+                if on_progress:
+                    on_progress(file.split, done, file.size_bytes)
+
     try:
         pooch.get_logger().setLevel("WARNING")
         pooch.retrieve(
@@ -223,7 +233,7 @@ def _fetch(public: PublicSet, file: File, scratch: Path, on_progress: Progress |
             known_hash=f"sha256:{file.sha256}",
             fname=file.split,
             path=scratch,
-            downloader=pooch.HTTPDownloader(progressbar=bar, timeout=30),
+            downloader=download,
         )
     except (requests.RequestException, ValueError, OSError) as error:
         if isinstance(error, OSError) and not isinstance(error, requests.RequestException):
@@ -235,21 +245,3 @@ def _fetch(public: PublicSet, file: File, scratch: Path, on_progress: Progress |
         ) from None
     with (scratch / file.split).open("rb") as stream:
         os.fsync(stream.fileno())
-
-
-class _Bar:
-    """What pooch asks of a progress bar."""
-
-    def __init__(self, file: File, report: Progress) -> None:
-        self._file, self._report, self._done = file, report, 0
-        self.total = file.size_bytes
-
-    def update(self, size: int) -> None:
-        self._done += size
-        self._report(self._file.split, self._done, self._file.size_bytes)
-
-    def reset(self) -> None:
-        self._done = 0
-
-    def close(self) -> None:
-        """Do nothing; the caller's display ends by itself."""

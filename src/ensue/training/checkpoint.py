@@ -161,7 +161,7 @@ def _is_ours(tensor: DTensor) -> bool:
 def _local_part(tensor: Tensor) -> _Part:
     if not isinstance(tensor, DTensor):
         return _Part(tensor=tensor, offsets=(0,) * tensor.ndim)
-    chunks = tensor.__create_chunk_list__()  # type: ignore[no-untyped-call]  # as DCP asks it
+    chunks = tensor.__create_chunk_list__()  # as DCP asks it
     return _Part(tensor=tensor.to_local(), offsets=tuple(chunks[0].offsets))
 
 
