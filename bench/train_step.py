@@ -52,7 +52,35 @@ def batches(context: int, rows: int) -> Iterator[tuple[Tensor, Tensor]]:
         )
 
 
-def ours(spec: str, shape: str) -> Callable[[Any], float]:
+def copy_weights(theirs: nn.Module, ours: nn.Module) -> None:
+    """Begin where nanoGPT begins: its names in ours' order, both of (out, in) layers."""
+    order = ("transformer.wte.weight", "transformer.wpe.weight")
+    given = {n: p for n, p in theirs.named_parameters() if n != "lm_head.weight"}
+    rest = [n for n in given if n not in order]
+    with torch.no_grad():
+        for name, p in zip([*order, *rest], ours.parameters(), strict=True):
+            p.copy_(given[name])
+
+
+def copy_lstm(theirs: "TorchLSTM", ours: LSTM) -> None:
+    """Begin where torch's module begins; its two biases are one here."""
+    assert ours.output is not None
+    source = theirs.lstm
+    with torch.no_grad():
+        ours.token_embedding.weight.copy_(theirs.embedding.weight)
+        ours.output.copy_(theirs.output.weight)
+        ours.output_bias.copy_(theirs.output.bias)
+        for name, p in ours.layers[0].named_parameters():
+            one = {"U": source.weight_ih_l0, "W": source.weight_hh_l0}
+            p.copy_(one.get(name, source.bias_ih_l0 + source.bias_hh_l0))
+
+
+def torch_lstm(width: int) -> "TorchLSTM":
+    torch.manual_seed(0)
+    return TorchLSTM(width)
+
+
+def ours(spec: str, shape: str, nanogpt: str) -> Callable[[Any], float]:
     layers, width, context, _ = shape_of(shape)
     torch.manual_seed(0)
     model: nn.Module
@@ -67,6 +95,7 @@ def ours(spec: str, shape: str) -> Callable[[Any], float]:
                 untie_embeddings=True,
             )
         )
+        copy_lstm(torch_lstm(width), model)
     else:
         model = GPT2(
             GPT2Config(
@@ -78,7 +107,8 @@ def ours(spec: str, shape: str) -> Callable[[Any], float]:
                 dropout=0.0,
             )
         )
-    optimizer = Optimizer(model, TrainConfig(optimizer="adamw"))
+        copy_weights(nanogpt_model(shape, nanogpt), model)
+    optimizer = Optimizer(model, TrainConfig(optimizer="adamw", weight_decay=0.1))
     kind = spec.removeprefix("ours-")
 
     def step(batch: Any) -> float:
@@ -93,6 +123,25 @@ def ours(spec: str, shape: str) -> Callable[[Any], float]:
         return loss.item()
 
     return step
+
+
+def nanogpt_model(shape: str, nanogpt: str) -> Any:
+    layers, width, context, _ = shape_of(shape)
+    sys.path.insert(0, nanogpt)
+    from model import GPT, GPTConfig
+
+    torch.manual_seed(0)
+    config = GPTConfig(
+        block_size=context,
+        vocab_size=V,
+        n_layer=layers,
+        n_head=heads_of(width),
+        n_embd=width,
+        dropout=0.0,
+        bias=True,
+    )
+    with contextlib.redirect_stdout(sys.stderr):
+        return GPT(config)
 
 
 class TorchLSTM(nn.Module):
@@ -111,27 +160,15 @@ class TorchLSTM(nn.Module):
 
 
 def peer(spec: str, shape: str, nanogpt: str) -> Callable[[Any], float]:
-    layers, width, context, _ = shape_of(shape)
+    width = shape_of(shape)[1]
     torch.manual_seed(0)
     model: Any
     if shape == "lstm":
-        model = TorchLSTM(width)
+        model = torch_lstm(width)
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.95), fused=True)
     else:
-        sys.path.insert(0, nanogpt)
-        from model import GPT, GPTConfig
-
-        config = GPTConfig(
-            block_size=context,
-            vocab_size=V,
-            n_layer=layers,
-            n_head=heads_of(width),
-            n_embd=width,
-            dropout=0.0,
-            bias=True,
-        )
+        model = nanogpt_model(shape, nanogpt)
         with contextlib.redirect_stdout(sys.stderr):
-            model = GPT(config)
             optimizer = model.configure_optimizers(0.1, 1e-3, (0.9, 0.95), "cpu")
     call = torch.compile(model) if "compile" in spec else model
     bf16 = "bf16" in spec
@@ -168,7 +205,7 @@ def main() -> None:
     if args.worker:
         _, _, context, rows = shape_of(args.shape)
         make = (
-            ours(args.worker, args.shape)
+            ours(args.worker, args.shape, args.nanogpt)
             if args.worker.startswith("ours")
             else peer(args.worker, args.shape, args.nanogpt)
         )

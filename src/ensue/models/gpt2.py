@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from ensue.errors import UsageError
 from ensue.nn.attention import CausalSelfAttention
 from ensue.nn.dropout import Dropout
-from ensue.nn.linear import Linear, gelu, linear
+from ensue.nn.linear import Linear, empty_embedding, gelu, linear
 from ensue.nn.state import KVCache
 
 SLOTS = 64  # a cache grows by this many slots: few copies, little waste
@@ -129,8 +129,8 @@ class GPT2(nn.Module):
         self.config = config
         self.vocab_size = config.vocab_size
         self.max_length: int | None = config.context_length
-        self.token_embedding = nn.Embedding(config.vocab_size, config.d_model)
-        self.position_embedding = nn.Embedding(config.context_length, config.d_model)
+        self.token_embedding = empty_embedding(config.vocab_size, config.d_model)
+        self.position_embedding = empty_embedding(config.context_length, config.d_model)
         self.dropout = Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
         self.norm = nn.Identity() if config.post_norm else nn.LayerNorm(config.d_model)
@@ -142,6 +142,8 @@ class GPT2(nn.Module):
 
         Reference: GPT-2's code (0.02; positions 0.01) and paper, section 2.3 (residual layers).
         """
+        if self.token_embedding.weight.is_meta:
+            return
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=0.02)

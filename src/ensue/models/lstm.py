@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from ensue.nn.capture import is_captured, tap
 from ensue.nn.dropout import Dropout
-from ensue.nn.linear import linear
+from ensue.nn.linear import empty_embedding, linear
 from ensue.nn.recurrent import LSTMWeights, lstm_sequence, lstm_step
 
 
@@ -96,7 +96,7 @@ class LSTM(nn.Module):
         self.config = config
         self.vocab_size = config.vocab_size
         self.max_length: int | None = None
-        self.token_embedding = nn.Embedding(config.vocab_size, config.d_model)
+        self.token_embedding = empty_embedding(config.vocab_size, config.d_model)
         self.layers = nn.ModuleList(
             LSTMLayer(config.d_model, config.d_model) for _ in range(config.num_layers)
         )
@@ -112,6 +112,8 @@ class LSTM(nn.Module):
 
         Reference: forget bias 1: Jozefowicz et al. 2015, section 5.
         """
+        if self.token_embedding.weight.is_meta:
+            return
         bound = self.config.d_model**-0.5
         for weight in self.parameters():
             nn.init.uniform_(weight, -bound, bound)

@@ -32,9 +32,9 @@ def attention_weights(
     mask: Bool[Tensor, "*#B T S"],
 ) -> Float[Tensor, "B H T S"]:
     """Give the weights as the equation says; True in the mask = may be attended to."""
-    bias = torch.zeros(mask.shape, dtype=q.dtype, device=q.device).masked_fill(~mask, -torch.inf)
+    bias = torch.zeros(mask.shape, dtype=q.dtype, device=q.device).masked_fill_(~mask, -torch.inf)
     scores = q * (1 / math.sqrt(q.shape[-1])) @ k.transpose(-2, -1)
-    return (scores + bias).softmax(dim=-1)
+    return scores.add_(bias).softmax(dim=-1)
 
 
 class CausalSelfAttention(nn.Module):

@@ -81,8 +81,9 @@ class _Sequence(torch.autograd.Function):
         acts = c.new_empty(gates.shape)
         tanh_c = c.new_empty(steps, *c.shape)
         hs[0], cs[0] = h, c
+        total = gates.new_empty(gates.shape[1:])
         for t in range(steps):
-            act = acts[t].copy_(torch.addmm(gates[t], hs[t], w.t()))
+            act = acts[t].copy_(torch.addmm(gates[t], hs[t], w.t(), out=total))
             act[:, : 2 * d].sigmoid_()
             act[:, 2 * d : 3 * d].tanh_()
             act[:, 3 * d :].sigmoid_()
@@ -98,16 +99,23 @@ class _Sequence(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, d_said: Tensor, dc: Tensor) -> tuple[Tensor, ...]:
         w, hs, cs, acts, tanh_c = ctx.saved_tensors
-        d, dz = w.shape[1], torch.empty(acts.shape, dtype=w.dtype, device=w.device)
-        dh = torch.zeros_like(dc)
-        slope = acts * (1 - acts)  # of the sigmoids
-        slope[..., 2 * d : 3 * d] = 1 - acts[..., 2 * d : 3 * d] ** 2
+        dz = acts.new_empty(acts.shape, dtype=w.dtype)
+        sigmoid, tanh = (
+            torch.ops.aten.sigmoid_backward.grad_input,
+            torch.ops.aten.tanh_backward.grad_input,
+        )
+        step = acts.new_empty(acts.shape[1:])  # one step's, in the cache, before it is rounded
+        d_i, d_f, d_g, d_o = step.chunk(4, dim=-1)
+        dc, dh = dc.clone(), torch.zeros_like(dc)
         for t in reversed(range(len(acts))):
             i, f, g, o = acts[t].chunk(4, dim=-1)
-            dh = dh + d_said[t]
-            dc = dc + torch.ops.aten.tanh_backward(dh * o, tanh_c[t])
-            dz[t] = torch.cat((dc * g, dc * cs[t], dc * i, dh * tanh_c[t]), dim=-1).mul_(slope[t])
-            dc = dc * f
-            dh = (dz[t] @ w).to(dc.dtype)
+            dh.add_(d_said[t])
+            dc.add_(torch.ops.aten.tanh_backward(dh * o, tanh_c[t]))
+            sigmoid(dc * g, i, grad_input=d_i)
+            sigmoid(dc * cs[t], f, grad_input=d_f)
+            tanh(dc * i, g, grad_input=d_g)
+            sigmoid(dh * tanh_c[t], o, grad_input=d_o)
+            dc.mul_(f)
+            dh.copy_(dz[t].copy_(step) @ w)
         dw = (dz.flatten(0, 1).t() @ hs[:-1].flatten(0, 1)).to(ctx.dtypes[0])
         return dz, dw, dh.to(ctx.dtypes[1]), dc
