@@ -101,7 +101,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         if debug:
             raise
-        sys.stderr.write("\nstopped at once; the same command goes on from the last checkpoint\n")
+        sys.stderr.write(
+            "\nstopped at once; a run goes on from its last checkpoint: repeat the command with --out RUN\n"
+        )
         return 130
     except BrokenPipeError:  # the reader of our output left: ensue generate … | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

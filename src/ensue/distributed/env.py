@@ -53,8 +53,8 @@ class Env:
         """Leave the group of processes."""
         if self.world_size > 1:
             # A group that is destroyed waits for gloo's thread with Python's lock held, and that
-            # thread wants the lock to drop the last sum's tensors: without a pause one process in
-            # some twenty hung for ever (torch 2.13, four processes on two cores).
+            # thread wants the lock to drop the last sum's tensors: without a pause this was seen
+            # to hang for ever (torch 2.13, four processes on two cores).
             time.sleep(0.1)
             dist.destroy_process_group()
 

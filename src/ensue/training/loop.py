@@ -289,7 +289,7 @@ class Loop:
                 if self.stop:
                     raise StoppedError(
                         f"stopped after step {self.done} of {self.config.steps}; all is saved",
-                        "The same command again goes on from here.",
+                        f"Go on with the same command and --out {self.run.path}",
                     )
             self.save()
         return self._result()
