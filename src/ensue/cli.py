@@ -102,7 +102,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if debug:
             raise
         sys.stderr.write(
-            "\nstopped at once; a run goes on from its last checkpoint: repeat the command with --out RUN\n"
+            "\nstopped at once; a run goes on from its last checkpoint:"
+            " repeat the command with --out RUN\n"
         )
         return 130
     except BrokenPipeError:  # the reader of our output left: ensue generate … | head
