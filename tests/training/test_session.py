@@ -184,9 +184,15 @@ def test_a_budget_too_small_is_refused_with_one_that_is_not(tmp_path: Path, conf
 
 
 def test_a_budget_of_work_gives_its_steps(tmp_path: Path, config: Make) -> None:
-    run = train(config(steps=0, budget="3.5e6flop"), tmp_path / "run")
+    run = train(config(steps=0, budget="2e7flop"), tmp_path / "run")
     plan = run.read_plan()
-    assert plan["config"]["steps"] == int(3.5e6 / plan["flops_per_step"]) > 1
+    assert plan["config"]["steps"] == int(2e7 / plan["flops_per_step"]) > 1
+
+
+def test_a_budget_of_work_that_pays_for_nothing_is_refused(tmp_path: Path, config: Make) -> None:
+    """One update trains nothing, and would be called a finished run."""
+    with pytest.raises(UsageError, match="are the least"):
+        train(config(steps=0, budget="1e6flop"), tmp_path / "run")
 
 
 @pytest.mark.parametrize(
