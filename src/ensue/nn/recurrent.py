@@ -38,6 +38,7 @@ def lstm_step(
     return torch.sigmoid(o) * torch.tanh(c), c
 
 
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def lstm_sequence(
     x: Float[Tensor, "B T X"], h: Float[Tensor, "B D"], c: Float[Tensor, "B D"], w: LSTMWeights
 ) -> tuple[Float[Tensor, "B T D"], Float[Tensor, "B D"], Float[Tensor, "B D"]]:
