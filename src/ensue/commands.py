@@ -317,10 +317,10 @@ DEMO_PROMPTS = ('def parse(self, text):\n    """', "import os\nimport ")
 
 
 def _source_files(library: Path) -> list[Path]:
-    """Give the library's own modules: no tests, no installed packages."""
+    """Give the library's own modules: no tests, no installed packages, no empty files."""
     skipped = {"test", "tests", "site-packages", "idlelib", "lib2to3", "__pycache__"}
     files = [f for f in library.rglob("*.py") if not skipped & set(f.relative_to(library).parts)]
-    return sorted(files)
+    return sorted(f for f in files if f.stat().st_size)
 
 
 def run_demo(args: DemoArgs, console: Console) -> None:
