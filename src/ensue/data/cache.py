@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ensue.errors import DataError, DiskFullError
+from ensue.files import fsync_dir
 
 if sys.platform == "win32":
     import msvcrt
@@ -119,7 +120,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
 def publish(made: Path, target: Path) -> None:
     """Rename a finished folder into place; one that stands there already is moved aside first."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    sync_folder(made)
+    fsync_dir(made)
     for _ in range(3):  # another process may publish between the two renames
         try:
             made.rename(target)
@@ -129,23 +130,13 @@ def publish(made: Path, target: Path) -> None:
                 raise
             with contextlib.suppress(FileNotFoundError):
                 target.rename(made.with_name(f"{made.name}-old-{secrets.token_hex(4)}"))
-    sync_folder(target.parent)
+    fsync_dir(target.parent)
 
 
 def sync(file: IO[Any]) -> None:
     """Bring a file's content to the disk."""
     file.flush()
     os.fsync(file.fileno())
-
-
-def sync_folder(folder: Path) -> None:
-    """Bring a folder's names to the disk, where the system can (Windows cannot)."""
-    if sys.platform != "win32":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def _free(root: Path) -> int:

@@ -59,9 +59,9 @@ class Chooser:
         self.notes: list[str] = []
         self.dropout = 0.0
         self.peak_flops = peak_flops(self.env.device)
-        self.say = self._say
 
-    def _say(self, text: str) -> None:
+    def say(self, text: str) -> None:
+        """Tell the tracker, and note it in the plan."""
         self.notes.append(text)
         self.tracker.notice(text)
 
