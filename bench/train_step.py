@@ -67,9 +67,9 @@ def copy_lstm(theirs: "TorchLSTM", ours: LSTM) -> None:
     assert ours.output is not None
     source = theirs.lstm
     with torch.no_grad():
-        ours.token_embedding.weight.copy_(theirs.embedding.weight)
+        ours.vocabulary.embedding.weight.copy_(theirs.embedding.weight)
         ours.output.copy_(theirs.output.weight)
-        ours.output_bias.copy_(theirs.output.bias)
+        ours.vocabulary.bias.copy_(theirs.output.bias)
         for name, p in ours.layers[0].named_parameters():
             one = {"U": source.weight_ih_l0, "W": source.weight_hh_l0}
             p.copy_(one.get(name, source.bias_ih_l0 + source.bias_hh_l0))

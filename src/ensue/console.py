@@ -137,6 +137,10 @@ class Console(Tracker):
         share, pace = done / total if total else 0.0, f"{short(speed)} tok/s" if speed else ""
         self._show(title, share, done, total, parts, pace)
 
+    def refit(self, steps: int) -> None:
+        """Count to the new end from now on."""
+        self._run = {**self._run, "steps": steps}
+
     def evaluated(self, record: dict[str, Any]) -> None:
         """Remember the score; without a terminal, print it."""
         if record.get("bits_per_byte") is None:

@@ -1,12 +1,17 @@
 """What a run will cost, before anything is spent: parameters, operations, memory, time."""
 
+import math
 import os
+import sys
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import nn
+
+from ensue.models import step_of
 
 BYTES_PER_PARAMETER = {"muon": 4 * 5, "adamw": 4 * 5}
 """fp32 weight, gradient, best weights, and one (Muon) or two (AdamW) moments, rounded up to two."""
@@ -35,11 +40,53 @@ def count_parameters(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
-def build_empty(model_class: type[Any], config: Any) -> nn.Module:
+def build_empty(model_class: Callable[[Any], nn.Module], config: Any) -> nn.Module:
     """Build a model without memory for its weights, to count and to read formulas from."""
     with torch.device("meta"):
-        model: nn.Module = model_class(config)
-    return model
+        return model_class(config)
+
+
+def train_flops(model: Any, rows: int, steps: int) -> int:
+    """Give the operations of one forward and backward pass, by the model's formula.
+
+    A person's own model may have none: then 6 for each weight and token, but for embeddings, which
+    are looked up.
+    """
+    if hasattr(model, "train_flops"):
+        return int(model.train_flops(rows, steps))
+    looked_up = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+    weights = sum(p.numel() for p in model.parameters() if id(p) not in looked_up)
+    return 6 * weights * rows * steps
+
+
+def fitted(config: Any, parameters: int) -> Any:
+    """Change a model's width until it has as many parameters as asked for.
+
+    Round widths are taken where they are within 1 %: products of odd ones are slower.
+
+    Args:
+        config: Complete, with a vocabulary; ``d_model`` is what is changed.
+        parameters: How many; the nearest that can be had is taken.
+    """
+
+    def miss(width: int) -> int:
+        model = build_empty(step_of(config).model, replace(config, d_model=width))
+        return count_parameters(model) - parameters
+
+    best = config
+    for grain in (32, 16, 8, 4, 2, 1):
+        unit = math.lcm(grain, getattr(config, "num_heads", 1))
+        low, high = 1, 2
+        while miss(high * unit) <= 0:
+            low, high = high, 2 * high
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if miss(middle * unit) <= 0 else (low, middle)
+        width = min((low * unit, high * unit), key=lambda w: abs(miss(w)))
+        best = replace(config, d_model=width)
+        if abs(miss(width)) <= 0.01 * parameters:
+            break
+    return best
 
 
 def cost(model: Any, rows: int, steps: int, micro_rows: int = 0) -> Cost:
@@ -60,7 +107,7 @@ def cost(model: Any, rows: int, steps: int, micro_rows: int = 0) -> Cost:
     activations = 4 * tokens * (16 * width * depth + 2 * int(model.vocab_size))
     return Cost(
         parameters=parameters,
-        flops_per_step=int(model.train_flops(rows, steps)),
+        flops_per_step=train_flops(model, rows, steps),
         tokens_per_step=rows * steps,
         state_bytes=parameters * BYTES_PER_PARAMETER["adamw"],
         activation_bytes=activations,
@@ -78,6 +125,18 @@ def peak_flops(device: torch.device) -> float:
         (a @ a)[0, 0].item()  # waits until it is done, also on a GPU
         best = min(best, time.perf_counter() - begun)
     return 2 * side**3 / best
+
+
+def peak_bytes(device: torch.device) -> int:
+    """Give the most memory that this process has had: on a GPU that of the GPU; 0: unknown."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if sys.platform == "win32":
+        return 0
+    import resource  # not there on Windows
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def memory_bytes() -> int:

@@ -1,7 +1,7 @@
 """The run folder: the unit that people keep, move, share and serve.
 
     config.toml         what was asked for, fully resolved
-    plan.json           what was chosen and measured before step 0; never changes afterwards
+    plan.json           what was chosen and measured before step 0, and fitted to the clock since
     tokenizer.json      the tokenizer, where there is text
     model.safetensors   the finished weights (`ensue.weights`)
     metrics.jsonl       one line per record
@@ -264,29 +264,48 @@ class Run:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the run for this process alone; the system lets go when the process dies.
+        """Hold the run for this process alone; see `holding`.
 
         Whoever holds it also clears away what a killed process left unfinished.
 
         Raises:
-            RunError: Another process holds it.
+            HeldError: Another process holds it.
         """
-        path = (self.path / "run.lock").resolve()
-        if path in _held:
-            raise _locked(self.path, str(os.getpid()))
-        with writing(path, 0):
-            fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            if not _try_lock(fd):
-                raise _locked(self.path, os.read(fd, 20).decode("ascii", "replace").strip())
+        with holding(self.path / "run.lock", f"{self.path} is being trained"):
             remove_temporaries(self.path)
-            os.ftruncate(fd, 0)
-            os.write(fd, f"{os.getpid()}\n".encode())
-            _held.add(path)
             yield
-        finally:
-            _held.discard(path)
-            os.close(fd)
+
+
+class HeldError(RunError):
+    """Another process is at work in this folder."""
+
+
+@contextlib.contextmanager
+def holding(path: Path, doing: str) -> Iterator[None]:
+    """Hold a lock file; the system lets go when the process dies.
+
+    Args:
+        path: The lock file.
+        doing: What another process must be doing when it holds it, for the message.
+
+    Raises:
+        HeldError: Another process holds it.
+    """
+    path = path.resolve()
+    if path in _held:
+        raise _held_by(doing, str(os.getpid()))
+    with writing(path, 0):
+        fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        if not _try_lock(fd):
+            raise _held_by(doing, os.read(fd, 20).decode("ascii", "replace").strip())
+        os.ftruncate(fd, 0)
+        os.write(fd, f"{os.getpid()}\n".encode())
+        _held.add(path)
+        yield
+    finally:
+        _held.discard(path)
+        os.close(fd)
 
 
 def _say_what_it_is(run: Run) -> str:
@@ -296,10 +315,10 @@ def _say_what_it_is(run: Run) -> str:
     return f"is not a run; it holds these: {', '.join(inside[:5])}" if inside else "is not a run"
 
 
-def _locked(path: Path, pid: str) -> RunError:
-    return RunError(
-        f"{path} is being trained by another process (pid {pid})",
-        "Wait until it ends or stop it, or train into another folder with --out RUN.",
+def _held_by(doing: str, pid: str) -> HeldError:
+    return HeldError(
+        f"{doing} by another process (pid {pid})",
+        "Wait until it ends or stop it, or take another folder with --out.",
     )
 
 

@@ -282,7 +282,7 @@ def test_as_many_settings_as_prompts():
 def test_broken_weights_end_with_the_error_that_says_so():
     model = small("lstm")
     with torch.no_grad():
-        model.token_embedding.weight.fill_(torch.nan)
+        model.vocabulary.embedding.weight.fill_(torch.nan)
     with pytest.raises(NonFiniteError):
         run_one(model, [1], greedy(1))
 

@@ -24,7 +24,7 @@ MODELS: dict[str, dict[str, Any]] = {
 }
 CASES = [(model, kind) for model in MODELS for kind in ("ddp", "fsdp")]
 EACH = pytest.mark.parametrize(("model", "kind"), CASES)
-TIMES = ("seconds", "tokens_per_second")
+TIMES = ("seconds", "tokens_per_second", "spent", "peak_bytes")
 
 
 def load_worker() -> Any:

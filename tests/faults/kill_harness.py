@@ -4,10 +4,9 @@
 
 Each try is a process of its own that calls `ensue.training.session.train` and is ended with
 SIGKILL: while the text is tokenised and the machine measured, between steps, and inside saves (a
-temporary folder among the checkpoints shows when). The reference gets the plan of the killed run
-and nothing else. Prints one JSON object a
-model; used by ``test_kill_resume.py`` and
-``bench/kill_resume.py``.
+temporary folder among the checkpoints shows when). The reference gets the plan of the killed run,
+with the fits to the clock that were made on the way, and nothing else. Prints one JSON object a
+model; used by ``test_kill_resume.py`` and ``bench/kill_resume.py``.
 """
 
 import argparse
@@ -32,7 +31,12 @@ from ensue.training.config import config_from_dict
 from ensue.training.session import train
 
 PLANNED = ("run.json", "config.toml", "tokenizer.json", "plan.json")
-TIMES = ("seconds", "tokens_per_second")  # what two runs of one plan may differ in
+TIMES = (
+    "seconds",
+    "tokens_per_second",
+    "spent",
+    "peak_bytes",
+)  # what two runs of one plan may differ in
 PATIENCE = 240.0  # seconds that one try may take
 
 WORDS = (
@@ -124,7 +128,6 @@ class Harness:
         begun = time.monotonic()
         try:
             self._before_the_plan()
-            self._make_reference()
             inside = self.wanted // 2
             for i in range(self.wanted - len(self.outcome.kills)):
                 if i % 2 == 0 and inside:
@@ -133,6 +136,7 @@ class Harness:
                 else:
                     self._kill(self._anywhere(), "between steps")
             self._finish(self.run)
+            self._make_reference()
             self._compare()
         except LostError as error:
             self.outcome.lost += 1

@@ -10,8 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ensue.errors import EnsueError, UsageError
+from ensue.models.cnn import CNN, CNNConfig
 from ensue.models.gpt2 import GPT2, GPT2Config
 from ensue.models.lstm import LSTM, LSTMConfig
+from ensue.models.mlp import MLP, MLPConfig
+from ensue.models.rnn import RNN, RNNConfig
 from ensue.nn.state import KVCache
 from ensue.testing import LawError, check_laws
 
@@ -116,6 +119,9 @@ DECODERS: list[tuple[str, Callable[[], Any]]] = [
     ("uniform", Uniform),
     ("gru", GRU),
     ("attention", Attention),
+    ("mlp", lambda: MLP(MLPConfig(window=4, d_model=16, num_layers=2, **SMALL))),
+    ("cnn", lambda: CNN(CNNConfig(d_model=16, num_layers=3, **SMALL))),
+    ("rnn", lambda: RNN(RNNConfig(d_model=16, num_layers=2, **SMALL))),
     ("lstm", lambda: LSTM(LSTMConfig(d_model=16, num_layers=2, **SMALL))),
     ("gpt2", lambda: tiny_gpt2(context_length=80)),
     ("gpt", lambda: tiny_gpt2(context_length=24, post_norm=True)),

@@ -52,7 +52,7 @@ def test_the_model_equals_torchs_own_lstm() -> None:
             getattr(theirs, f"bias_hh_l{i}").zero_()
     tokens = torch.randint(30, (4, 16))
     hidden, state = ours(tokens)
-    expected, (h, c) = theirs(ours.token_embedding(tokens))
+    expected, (h, c) = theirs(ours.vocabulary(tokens))
     torch.testing.assert_close(hidden, expected, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close((state.h, state.c), (h.transpose(0, 1), c.transpose(0, 1)))
     weight = torch.randn_like(hidden)

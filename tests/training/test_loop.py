@@ -10,13 +10,12 @@ from typing import Any
 
 import pytest
 import torch
+from small import EVERY, MODELS
 from torch import Tensor
 
 from ensue.data.corpus import DataConfig, prepare
 from ensue.errors import DiskFullError, NonFiniteError
 from ensue.models import step_of
-from ensue.models.gpt2 import GPT2Config
-from ensue.models.lstm import LSTMConfig
 from ensue.runs import Run
 from ensue.tasks.lm import score
 from ensue.tokenizers import load_tokenizer, train_tokenizer
@@ -28,11 +27,6 @@ from ensue.training.schedule import lr_share
 from ensue.training.session import train
 from ensue.weights import load_weights
 
-MODELS: dict[str, Any] = {
-    "gpt2": GPT2Config(context_length=8, d_model=16, num_layers=1, num_heads=2),
-    "lstm": LSTMConfig(context_length=8, d_model=16, num_layers=1),
-}
-BOTH = pytest.mark.parametrize("model", list(MODELS))
 Make = Callable[..., RunConfig[Any]]
 
 
@@ -96,7 +90,7 @@ def norms(run: Run) -> list[float]:
 # -- sums and counts -------------------------------------------------------------------------------
 
 
-@BOTH
+@EVERY
 @pytest.mark.parametrize("micro", [1, 2, 4])
 def test_micro_batches_equal_the_big_batch(
     tmp_path: Path, config: Make, watched: list[Watched], model: str, micro: int
@@ -118,7 +112,7 @@ def test_micro_batches_equal_the_big_batch(
     assert watched[0].rows == watched[1].rows
 
 
-@BOTH
+@EVERY
 def test_a_remainder_of_rows_counts_as_much_as_the_others(
     tmp_path: Path, config: Make, watched: list[Watched], model: str
 ) -> None:
@@ -139,7 +133,7 @@ def test_a_remainder_of_rows_counts_as_much_as_the_others(
     assert len(losses(big)) == 3
 
 
-@BOTH
+@EVERY
 def test_the_loss_is_the_mean_over_all_targets(
     tmp_path: Path, config: Make, watched: list[Watched], model: str
 ) -> None:
@@ -191,7 +185,7 @@ def test_gradients_are_clipped_to_the_norm(
     assert norm == pytest.approx(0.01, rel=1e-3)
 
 
-@BOTH
+@EVERY
 def test_the_weights_kept_are_the_best_on_valid(tmp_path: Path, config: Make, model: str) -> None:
     """The score that is reported belongs to the weights that are saved."""
     request = config(model, steps=12, average=0.8, lr=0.05, schedule="constant")
@@ -228,7 +222,7 @@ def poison_gradient(loop: Loop) -> None:
     parameter.register_hook(lambda grad: grad * math.inf)
 
 
-@BOTH
+@EVERY
 @pytest.mark.parametrize("poison", [poison_weight, poison_gradient])
 @pytest.mark.parametrize("clip", [0.0, 1.0])
 def test_an_update_that_is_not_finite_is_not_applied(
@@ -292,7 +286,7 @@ def test_an_absurd_learning_rate_is_refused_with_a_better_one(
 # -- a disk that fills -----------------------------------------------------------------------------
 
 
-@BOTH
+@EVERY
 @pytest.mark.parametrize("at", [1, 2, 3])
 def test_a_full_disk_ends_the_run_and_the_same_call_goes_on(
     tmp_path: Path, config: Make, monkeypatch: pytest.MonkeyPatch, model: str, at: int

@@ -14,12 +14,11 @@ from typing import Any
 
 import pytest
 import torch
+from small import EVERY, MODELS
 from torch import nn
 
 from ensue.data.corpus import DataConfig
 from ensue.errors import DataError, RunError, StoppedError, UsageError
-from ensue.models.gpt2 import GPT2Config
-from ensue.models.lstm import LSTMConfig
 from ensue.runs import Run
 from ensue.tasks.lm import LanguageModelling
 from ensue.tasks.task import Score
@@ -29,12 +28,12 @@ from ensue.training.session import train
 from ensue.training.tracking import Tracker
 from ensue.weights import load_weights
 
-TIMES = ("seconds", "tokens_per_second")  # what two runs of one plan may differ in
-MODELS: dict[str, Any] = {
-    "gpt2": GPT2Config(context_length=8, d_model=16, num_layers=1, num_heads=2, dropout=0.1),
-    "lstm": LSTMConfig(context_length=8, d_model=16, num_layers=1, dropout=0.1),
-}
-BOTH = pytest.mark.parametrize("model", list(MODELS))
+TIMES = (
+    "seconds",
+    "tokens_per_second",
+    "spent",
+    "peak_bytes",
+)  # what two runs of one plan may differ in
 
 
 def text(seed: int = 0, words: int = 800) -> str:
@@ -58,7 +57,7 @@ def config(tmp_path: Path) -> Callable[..., RunConfig[Any]]:
         }
         return RunConfig(
             data=DataConfig(sources=(str(tmp_path / "text.txt"),)),
-            model=MODELS[model],
+            model=replace(MODELS[model], dropout=0.1),
             size="xs",
             steps=steps,
             checkpoint_every=every,
@@ -81,6 +80,17 @@ class Stopper(Tracker):
     def step(self, record: dict[str, Any]) -> None:
         if record["step"] == self.at:
             os.kill(os.getpid(), self.number)
+
+
+class StopAtSecondFit(Tracker):
+    """Stops in the middle of a run that keeps a time budget."""
+
+    fits = 0
+
+    def refit(self, steps: int) -> None:
+        self.fits += 1
+        if self.fits == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
 
 
 def records(run: Run) -> list[dict[str, Any]]:
@@ -121,7 +131,7 @@ def score_backwards(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(LanguageModelling, "evaluate", backwards)
 
 
-@BOTH
+@EVERY
 @pytest.mark.parametrize("settings", list(SETTINGS))
 def test_a_stopped_run_goes_on_to_the_last_bit(
     tmp_path: Path,
@@ -218,7 +228,7 @@ def flip_a_byte(path: Path) -> None:
     path.write_bytes(raw)
 
 
-@BOTH
+@EVERY
 @pytest.mark.parametrize("damage", ["tensors", "state", "gone", "all"])
 def test_a_damaged_checkpoint_is_named_and_the_one_before_gives_the_same_bits(
     tmp_path: Path, config: Callable[..., RunConfig[Any]], model: str, damage: str
@@ -410,3 +420,34 @@ def test_a_plan_of_a_batch_that_cannot_be_shared_is_refused(
     monkeypatch.setattr(Env, "close", lambda self: None)
     with pytest.raises(UsageError, match="4 rows cannot be shared by 3 processes"):
         train(config(), tmp_path / "run")
+
+
+def test_a_time_budget_is_fitted_to_the_clock_and_the_fits_are_repeated(
+    tmp_path: Path, config: Callable[..., RunConfig[Any]]
+) -> None:
+    """The clock differs each time, the bits may not: a resume finds each fit in the plan."""
+    request = replace(config(every=20, eval_every=0), steps=0, budget="5s")
+    tracker = StopAtSecondFit()
+    out = tmp_path / "run"
+    with pytest.raises(StoppedError):
+        train(request, out, tracker)
+    run = Run.open(out)
+    saved = newest_checkpoint(run.checkpoints_dir)[0]
+    assert saved is not None
+    fits = run.read_plan()["fits"]
+    assert len(fits) == 2
+    # Killed rather than stopped: the checkpoint that goes on lies before the second fit.
+    if saved.step > fits[1][0]:
+        shutil.rmtree(saved.path)
+    train(request, out)
+    plan = run.read_plan()
+    assert plan["fits"][:2] == fits
+    assert len(plan["fits"]) > 2
+    (final,) = [r for r in run.read_metrics() if r["kind"] == "final"]
+    assert final["step"] == plan["config"]["steps"]
+    reference = Run.create(tmp_path / "reference")
+    for name in ("config.toml", "tokenizer.json", "plan.json"):
+        shutil.copy2(run.path / name, reference.path / name)
+    train(request, reference.path)
+    assert reference.read_plan() == plan
+    assert_same(run, reference)

@@ -1,6 +1,7 @@
 """The learning rate over a run."""
 
 import math
+from itertools import pairwise
 
 import pytest
 
@@ -40,3 +41,18 @@ def test_a_warm_up_longer_than_the_run_never_fails(schedule: str) -> None:
     shares = [lr_share(i, 5, 10, schedule) for i in range(5)]
     assert all(0 < share < 1 for share in shares)
     assert lr_share(10, 10, 10, schedule) in (0.0, 1.0)
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+@pytest.mark.parametrize("ends", [[100, 60], [100, 200], [100, 80, 120], [100, 100]])
+def test_a_moved_end_bends_the_curve_and_tears_nothing(schedule: str, ends: list[int]) -> None:
+    """A jump of the rate would be a second warm-up; an update before the fit may not change."""
+    fits = [(20 + 20 * i, end) for i, end in enumerate(ends[:-1])]
+    rates = [lr_share(i, ends[-1], 10, schedule, fits) for i in range(ends[-1] + 1)]
+    before = [lr_share(i, ends[0], 10, schedule) for i in range(21)]
+    assert rates[:21] == before
+    assert rates[-1] == pytest.approx(0.0, abs=1e-12)
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    stretches = zip([10, *(at for at, _ in fits)], ends, strict=True)
+    steepest = math.pi / 2 / min(end - at for at, end in stretches)
+    assert max(a - b for a, b in pairwise(rates[10:])) <= steepest

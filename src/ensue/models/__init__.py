@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, fields, replace
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from ensue.errors import UsageError, nearest
@@ -32,6 +33,11 @@ class Step:
         return self._get(f"{self.classname}Config")
 
     @property
+    def default(self) -> Any:
+        """A config in which all is open."""
+        return self.config()
+
+    @property
     def model(self) -> type[Any]:
         """The model class."""
         return self._get(self.classname)
@@ -52,6 +58,33 @@ class Step:
 
 
 LINEAGE = (
+    Step(
+        "mlp",
+        2003,
+        "Bengio et al.",
+        "a fully connected network reads a window of text",
+        "the last N-1 tokens",
+        "nothing",
+        "MLP",
+    ),
+    Step(
+        "cnn",
+        2017,
+        "Dauphin et al.; LeCun et al. 1989",
+        "small filters, the same at every place, one layer on another",
+        "what the filters of each layer reach back to",
+        "nothing",
+        "CNN",
+    ),
+    Step(
+        "rnn",
+        1990,
+        "Elman",
+        "one vector, carried along the text and rewritten at each step",
+        "h of each layer",
+        "nothing",
+        "RNN",
+    ),
     Step(
         "lstm",
         1997,
@@ -75,6 +108,8 @@ LINEAGE = (
 
 def step_of(config: Any) -> Step:
     """Give the row that a config belongs to."""
+    if type(config).__name__ == "CustomConfig":
+        return _custom(config.file, config.classname)
     return next(s for s in LINEAGE if f"{s.classname}Config" == type(config).__name__)
 
 
@@ -83,8 +118,39 @@ def find_step(name: str) -> Step:
     for step in LINEAGE:
         if step.name == name:
             return step
+    file, _, classname = name.rpartition(":")
+    if file.endswith(".py"):
+        return _custom(file, classname)
     names = [step.name for step in LINEAGE]
     raise UsageError(
         f"there is no model {name!r}{nearest(name, names)}",
-        f"Models: {', '.join(names)}. See: ensue lineage",
+        f"Models: {', '.join(names)}, or a class of yours: FILE.py:CLASS. See: ensue lineage",
     )
+
+
+def _custom(file: str, classname: str) -> Step:
+    return Custom(f"{file}:{classname}", 0, "yours", "a model of yours", "", "", classname)
+
+
+@dataclass(frozen=True)
+class Custom(Step):
+    """The row of a person's own model; see `ensue.models.custom`."""
+
+    @property
+    def config(self) -> type[Any]:
+        """The config class; its fields name the file and the class."""
+        return self._get("CustomConfig")
+
+    @property
+    def default(self) -> Any:
+        """A config in which all but the class is open."""
+        file, _, classname = self.name.rpartition(":")
+        return self.config(file=str(Path(file).resolve()), classname=classname)
+
+    @property
+    def model(self) -> Any:
+        """What makes the model of a config."""
+        return self._get("build")
+
+    def _get(self, name: str) -> Any:
+        return getattr(import_module("ensue.models.custom"), name)

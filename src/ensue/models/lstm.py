@@ -22,8 +22,8 @@ from torch import Tensor, nn
 
 from ensue.nn.capture import is_captured, tap
 from ensue.nn.dropout import Dropout
-from ensue.nn.linear import empty_embedding, linear
 from ensue.nn.recurrent import LSTMWeights, lstm_sequence, lstm_step
+from ensue.nn.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,14 +96,11 @@ class LSTM(nn.Module):
         self.config = config
         self.vocab_size = config.vocab_size
         self.max_length: int | None = None
-        self.token_embedding = empty_embedding(config.vocab_size, config.d_model)
+        self.vocabulary = Vocabulary(config.vocab_size, config.d_model, config.untie_embeddings)
         self.layers = nn.ModuleList(
             LSTMLayer(config.d_model, config.d_model) for _ in range(config.num_layers)
         )
         self.dropout = Dropout(config.dropout)
-        shape = (config.vocab_size, config.d_model)
-        self.output = nn.Parameter(torch.empty(shape)) if config.untie_embeddings else None
-        self.output_bias = nn.Parameter(torch.empty(config.vocab_size))
         self.init_weights()
 
     @torch.no_grad()
@@ -112,13 +109,12 @@ class LSTM(nn.Module):
 
         Reference: forget bias 1: Jozefowicz et al. 2015, section 5.
         """
-        if self.token_embedding.weight.is_meta:
+        if self.vocabulary.bias.is_meta:
             return
+        self.vocabulary.init_weights()
         bound = self.config.d_model**-0.5
-        for weight in self.parameters():
+        for name, weight in self.layers.named_parameters():
             nn.init.uniform_(weight, -bound, bound)
-        nn.init.zeros_(self.output_bias)
-        for name, weight in self.named_parameters():
             if name.endswith(".b"):
                 weight.zero_()
                 weight.chunk(4)[1].fill_(1.0)
@@ -126,7 +122,7 @@ class LSTM(nn.Module):
     def init_state(self, rows: int, memory: Any = None) -> LSTMState:
         """Give the state of rows that have read nothing: zeros."""
         shape = (rows, self.config.num_layers, self.config.d_model)
-        weight = self.token_embedding.weight
+        weight = self.vocabulary.bias
         return LSTMState(weight.new_zeros(shape), weight.new_zeros(shape))
 
     def forward(
@@ -134,7 +130,7 @@ class LSTM(nn.Module):
     ) -> tuple[Float[Tensor, "B T D"], LSTMState]:
         """Read T more tokens of each row; see `ensue.decoding.decoder.Decoder`."""
         state = state or self.init_state(len(tokens))
-        x = self.dropout(self.token_embedding(tokens))
+        x = self.dropout(self.vocabulary(tokens))
         h, c = [], []
         for layer, h0, c0 in zip(
             self.layers, state.h.unbind(dim=1), state.c.unbind(dim=1), strict=True
@@ -147,8 +143,7 @@ class LSTM(nn.Module):
 
     def head(self, hidden: Float[Tensor, "*n D"]) -> Float[Tensor, "*n V"]:
         """Score the vocabulary."""
-        weight = self.token_embedding.weight if self.output is None else self.output
-        return linear(hidden, weight, self.output_bias)
+        return self.vocabulary.score(hidden)
 
     def train_flops(self, rows: int, steps: int) -> int:
         """Floating-point operations of one forward and backward pass: the matrix products."""

@@ -1,4 +1,4 @@
-"""Recurrence over a sequence: the equations, step by step, and the same in one fused call."""
+"""Recurrence over a sequence: the equations, step by step, and the same over all steps at once."""
 
 from typing import Any, NamedTuple
 
@@ -9,6 +9,67 @@ from torch.autograd.function import once_differentiable
 
 from ensue.nn.linear import linear
 from ensue.nn.precision import product_dtype
+
+
+class RNNWeights(NamedTuple):
+    """One simple recurrent layer's weights, by the lecture's letters."""
+
+    U: Float[Tensor, "D X"]
+    W: Float[Tensor, "D D"]
+    b: Float[Tensor, " D"]
+
+
+def rnn_step(
+    x: Float[Tensor, "B X"], h: Float[Tensor, "B D"], w: RNNWeights
+) -> Float[Tensor, "B D"]:
+    """One step of the cell: h' = tanh(U x + W h + b). Reference: Elman 1990."""
+    return torch.tanh(x @ w.U.T + h @ w.W.T + w.b)
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def rnn_sequence(
+    x: Float[Tensor, "B T X"], h: Float[Tensor, "B D"], w: RNNWeights
+) -> tuple[Float[Tensor, "B T D"], Float[Tensor, "B D"]]:
+    """Run the cell over T steps at once; equal to T times `rnn_step`.
+
+    Returns:
+        What the cell says at each step, and the last h.
+    """
+    inputs = linear(x.transpose(0, 1).contiguous(), w.U, w.b)  # all steps in one product
+    said: Tensor = _SimpleSequence.apply(inputs, w.W, h)  # type: ignore[no-untyped-call]
+    return said.transpose(0, 1), said[-1].to(h.dtype)
+
+
+class _SimpleSequence(torch.autograd.Function):
+    """The recurrent half of an RNN, with one weight-gradient product at the end.
+
+    Autograd over a loop, and torch's own module, make a graph and a weight gradient for each step.
+    Products are in the dtype of the inputs; the gradient is carried back in fp32.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor, weight: Tensor, h: Tensor) -> Tensor:
+        w = weight.to(inputs.dtype)
+        hs = inputs.new_empty(len(inputs) + 1, *h.shape)
+        hs[0] = h
+        for t in range(len(inputs)):
+            torch.addmm(inputs[t], hs[t], w.t(), out=hs[t + 1]).tanh_()
+        ctx.save_for_backward(w, hs)
+        ctx.dtypes = weight.dtype, h.dtype
+        return hs[1:]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_said: Tensor) -> tuple[Tensor, ...]:
+        w, hs = ctx.saved_tensors
+        dz = hs.new_empty(d_said.shape)
+        dh = torch.zeros(hs.shape[1:], dtype=torch.float32, device=hs.device)
+        for t in reversed(range(len(d_said))):
+            dh.add_(d_said[t])
+            torch.ops.aten.tanh_backward.grad_input(dh.to(w.dtype), hs[t + 1], grad_input=dz[t])
+            dh.copy_(dz[t] @ w)
+        dw = (dz.flatten(0, 1).t() @ hs[:-1].flatten(0, 1)).to(ctx.dtypes[0])
+        return dz, dw, dh.to(ctx.dtypes[1])
 
 
 class LSTMWeights(NamedTuple):

@@ -17,7 +17,7 @@ from ensue.data.order import max_window
 from ensue.distributed.env import Env
 from ensue.errors import UsageError
 from ensue.models import step_of
-from ensue.planning import build_empty, count_parameters, peak_flops
+from ensue.planning import build_empty, count_parameters, peak_flops, train_flops
 from ensue.runs import Run
 from ensue.tasks.lm import LanguageModelling
 from ensue.tokenizers import Tokenizer
@@ -243,7 +243,7 @@ class Chooser:
     def _flops(self, config: RunConfig[Any]) -> float:
         model: Any = build_empty(step_of(config.model).model, config.model)
         train = config.train
-        return float(model.train_flops(train.global_batch_size, config.model.context_length))
+        return float(train_flops(model, train.global_batch_size, config.model.context_length))
 
     def finish(self, config: RunConfig[Any], seconds: float) -> RunConfig[Any]:
         """Fit warm-up, evaluations and checkpoints to the number of steps."""
@@ -275,7 +275,9 @@ class Chooser:
             parameters=self.parameters(config),
             flops_per_step=self._flops(config),
             seconds_per_step=seconds,
-            final_eval_tokens=most if valid_tokens > most else 0,
+            budget_seconds=self.budget.seconds,
+            fit_every=max(1, config.steps // 8) if self.budget.seconds else 0,
+            final_eval_tokens=min(most, valid_tokens),
             machine=self.machine,
             notes=(*self.corpus.notes, *self.notes),
         )

@@ -136,7 +136,7 @@ def config_from_dict(values: dict[str, Any], where: str) -> RunConfig[Any]:
     """Build a run's config from a recipe's or a ``config.toml``'s values."""
     model = dict(values.get("model", {}))
     step = find_step(str(model.pop("name", DEFAULT_MODEL)))
-    built = from_dict(step.config, model, f"{where}.model")
+    built = from_dict(step.config, {**to_dict(step.default), **model}, f"{where}.model")
     data = {"sources": [], **values.get("data", {})}  # a recipe may leave them to the command
     return from_dict(RunConfig, {**values, "data": data, "model": built}, where)
 

@@ -29,6 +29,7 @@ from ensue.distributed.shard import (
 from ensue.errors import NonFiniteError, StoppedError
 from ensue.files import write_json
 from ensue.nn.precision import precision
+from ensue.planning import peak_bytes
 from ensue.runs import Run
 from ensue.tasks.task import Score, Task
 from ensue.training.checkpoint import load_tensors, newest_checkpoint, prune, save_checkpoint
@@ -39,6 +40,10 @@ from ensue.training.tracking import Tracker
 
 KEEP = 2
 """Checkpoints kept: the newest, and the one before should the newest be damaged."""
+
+
+END_SECONDS = 2.0
+"""What a time budget keeps for the weights, the samples and the report of a finished run."""
 
 
 @dataclass(frozen=True)
@@ -94,8 +99,10 @@ class Loop:
         self.best = {n: p.detach().clone() for n, p in self.parameters.items()}
         self.average = {n: t.clone() for n, t in self.best.items()} if self.train.average else {}
         self.done = 0
-        self.best_score, self.best_step = math.inf, 0
+        self.best_score, self.best_step, self.best_kind = math.inf, 0, "last"
         self.worse, self.seconds = 0, 0.0
+        self.seconds_per_score = 0.0  # for each target, as last measured
+        self.begun = time.monotonic()  # when the budget began, less the time that kills cost
         self.ended = False  # whether the metrics have their last record
         self.asked = False  # to stop, by a signal to this process
         self.stop = False  # as agreed by all processes at the end of an update
@@ -125,7 +132,13 @@ class Loop:
         norm = clip_gradients(list(self.parameters.values()), self.train.grad_clip)
         if not math.isfinite(value) or not math.isfinite(norm):
             self._refuse(value, norm)
-        share = lr_share(self.done, self.config.steps, self.train.warmup_steps, self.train.schedule)
+        share = lr_share(
+            self.done,
+            self.plan.config.steps,
+            self.train.warmup_steps,
+            self.train.schedule,
+            self.plan.fits,
+        )
         self.optimizer.step(share * self.train.lr, share * self.train.matrix_lr)
         self.model.zero_grad(set_to_none=True)
         if self.average:
@@ -177,23 +190,26 @@ class Loop:
         """Score the weights, and the averaged ones where there are any; remember the best."""
         score = self._score(self.train.eval_tokens)
         record: dict[str, Any] = {"kind": "eval", "step": self.done, **asdict(score)}
-        candidates: list[tuple[Score, dict[str, Any]]] = [(score, self.parameters)]
+        kind, weights = "last", dict[str, Tensor](self.parameters)
         if self.average:
             with self._weights(self.average):
                 averaged = self._score(self.train.eval_tokens)
             record["bits_per_byte_averaged"] = averaged.bits_per_byte
-            candidates.append((averaged, self.average))
-        score, weights = min(candidates, key=lambda c: c[0].bits_per_byte)
+            if averaged.bits_per_byte < score.bits_per_byte:
+                score, kind, weights = averaged, "averaged", self.average
         self.worse += 1
         if score.bits_per_byte < self.best_score:
             self.best_score, self.best_step, self.worse = score.bits_per_byte, self.done, 0
+            self.best_kind = kind
             _copy(self.best, weights)
         return record
 
     def _score(self, max_targets: int) -> Score:
+        begun = time.monotonic()
         with precision(self.train.precision):
             score = self.task.evaluate(self.model, max_targets)
         settle(self.model)
+        self.seconds_per_score = (time.monotonic() - begun) / score.targets
         return score
 
     @contextlib.contextmanager
@@ -221,8 +237,10 @@ class Loop:
         state = {
             "best_score": self.best_score if math.isfinite(self.best_score) else None,
             "best_step": self.best_step,
+            "best_kind": self.best_kind,
             "worse": self.worse,
             "seconds": self.seconds,
+            "spent": time.monotonic() - self.begun,
             "flops": self.done * self.plan.flops_per_step,
             "world_size": self.env.world_size,
         }
@@ -257,42 +275,62 @@ class Loop:
             torch.cuda.set_rng_state(rng_cuda)
         state = checkpoint.state
         self.done = checkpoint.step
+        self.begun = time.monotonic() - state["spent"]
         self.best_score = math.inf if state["best_score"] is None else state["best_score"]
-        self.best_step, self.worse, self.seconds = (
-            state["best_step"],
-            state["worse"],
-            state["seconds"],
-        )
+        self.best_step, self.best_kind = state["best_step"], state["best_kind"]
+        self.worse, self.seconds = state["worse"], state["seconds"]
         self.tracker.notice(f"going on from step {self.done} ({checkpoint.path.name})")
 
     # -- the run -------------------------------------------------------------------------------
 
-    def fit(self) -> Result:
+    def fit(self, begun: float = 0.0) -> Result:
         """Train to the end of the plan.
+
+        Args:
+            begun: `time.monotonic` from which a time budget counts; 0: now.
 
         Raises:
             StoppedError: Asked to stop by a signal; a checkpoint was written.
             NonFiniteError: See `update`.
         """
+        self.begun = begun or time.monotonic()
         self.restore()
+        here, first = time.monotonic(), self.done
         if self.env.rank == 0:
             self.run.truncate_metrics(self.done)
             self.ended = any(r.get("kind") == "final" for r in self.run.read_metrics())
         self.model.train()
         with self._signals():
-            while self.done < self.config.steps and not self._finished_early():
+            while self.done < self.plan.config.steps and not self._finished_early():
                 self._record(self.update())
-                if self.done % self.train.eval_every == 0 and self.done < self.config.steps:
+                if self.done % self.train.eval_every == 0 and self.done < self.plan.config.steps:
                     self._record(self.evaluate())
+                if self._fits_now():
+                    self._fit_to_clock((time.monotonic() - here) / (self.done - first))
                 if self.stop or self.done % self.config.checkpoint_every == 0:
                     self.save()
                 if self.stop:
                     raise StoppedError(
-                        f"stopped after step {self.done} of {self.config.steps}; all is saved",
+                        f"stopped after step {self.done} of {self.plan.config.steps}; all is saved",
                         f"Go on with the same command and --out {self.run.path}",
                     )
             self.save()
         return self._result()
+
+    def _fits_now(self) -> bool:
+        every = self.plan.fit_every
+        last = self.plan.fits[-1][0] if self.plan.fits else self.train.warmup_steps
+        return every > 0 and self.done % every == 0 and last < self.done < self.plan.config.steps
+
+    def _fit_to_clock(self, seconds: float) -> None:
+        """Move the end to where the budget ends, at the seconds of an update, all included."""
+        end = END_SECONDS + self.seconds_per_score * self.plan.final_eval_tokens
+        left = self.plan.budget_seconds - end - (time.monotonic() - self.begun)
+        updates = self.env.sum([left / seconds])[0] / self.env.world_size
+        self.plan = self.plan.fitted(self.done, self.done + max(1, int(updates)))
+        if self.env.rank == 0:
+            self.plan.write(self.run)
+        self.tracker.refit(self.plan.config.steps)
 
     def _finished_early(self) -> bool:
         return 0 < self.train.patience <= self.worse
@@ -306,23 +344,23 @@ class Loop:
             self.tracker.evaluated(record)
 
     def _result(self) -> Result:
-        """Score what there is to keep on the validation split, and keep the best of it."""
-        candidates: dict[str, dict[str, Any]] = {"last": self.parameters}
-        if self.average:
-            candidates["averaged"] = self.average
-        if 0 < self.best_step < self.done:
-            candidates["best"] = self.best
-        scores = {}
-        for kind, weights in candidates.items():
-            with self._weights(weights):
-                scores[kind] = self._score(self.plan.final_eval_tokens)
-        kept = min(scores, key=lambda kind: scores[kind].bits_per_byte)
-        weights = {n: whole(t.detach()).cpu() for n, t in candidates[kept].items()}
-        step = self.best_step if kept == "best" else self.done
-        record = {"kind": "final", "step": self.done, "kept": kept, "kept_step": step}
+        """Score the best of what was seen, the last weights included, on the validation split."""
+        self.evaluate()
+        with self._weights(self.best):
+            score = self._score(self.plan.final_eval_tokens)
+        weights = {n: whole(t.detach()).cpu() for n, t in self.best.items()}
+        kept = "best" if self.best_step < self.done else self.best_kind
+        record = {
+            "kind": "final",
+            "step": self.done,
+            "kept": kept,
+            "kept_step": self.best_step,
+            "spent": time.monotonic() - self.begun,
+            "peak_bytes": peak_bytes(self.env.device),
+        }
         if not self.ended:  # else killed after this record, and before the weights were written
-            self._record(record | asdict(scores[kept]))
-        return Result(scores[kept], weights, kept, step)
+            self._record(record | asdict(score))
+        return Result(score, weights, kept, self.best_step)
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:

@@ -1,18 +1,22 @@
 """The frozen plan: all that was chosen or measured before step 0.
 
 It is written and flushed before the first update, and a resume repeats it: a second measurement
-would choose otherwise, and the bits would differ.
+would choose otherwise, and the bits would differ. One thing may change while a run goes on: with a
+time budget the number of updates is fitted to the clock now and then. Each fit is written here
+before it takes effect, so a resume repeats that too.
 """
 
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from ensue import __version__
-from ensue.config import from_dict, to_dict
+from ensue.config import from_dict, to_dict, to_toml
 from ensue.errors import RunError
+from ensue.files import write_atomic
+from ensue.runs import Run
 from ensue.training.config import RunConfig, config_from_dict, config_to_dict
 
 
@@ -62,8 +66,14 @@ class Plan:
     """By the model's formula."""
     seconds_per_step: float
     """As measured while planning; 0 where nothing was measured."""
+    budget_seconds: float = 0.0
+    """The time to keep; 0: the number of updates stands."""
+    fit_every: int = 0
+    """Updates between two fits to that time."""
+    fits: tuple[tuple[int, int], ...] = ()
+    """What was fitted: (updates done, updates in all as planned until then)."""
     final_eval_tokens: int
-    """Tokens of the validation split that the last evaluation reads; 0: all."""
+    """Tokens of the validation split that the last evaluation reads."""
     machine: Machine
     """Where it was made."""
     version: str = __version__
@@ -71,9 +81,19 @@ class Plan:
     notes: tuple[str, ...] = ()
     """What was guessed, chosen and skipped, for the model card."""
 
+    def fitted(self, done: int, steps: int) -> "Plan":
+        """Move the end of the run, after so many updates."""
+        config = replace(self.config, steps=steps)
+        return replace(self, config=config, fits=(*self.fits, (done, self.config.steps)))
+
     def to_json(self) -> dict[str, Any]:
         """Give plain values."""
         return {**to_dict(self), "config": config_to_dict(self.config), "request": self.request}
+
+    def write(self, run: Run) -> None:
+        """Freeze it: the plan comes last, so that whoever finds one finds the config it means."""
+        write_atomic(run.config_path, to_toml(config_to_dict(self.config)))
+        run.write_plan(self.to_json())
 
     @classmethod
     def from_json(cls, values: dict[str, Any], where: str) -> "Plan":
@@ -85,6 +105,7 @@ class Plan:
                     "config": config_from_dict(values["config"], where),
                     "machine": from_dict(Machine, values["machine"], where),
                     "notes": tuple(values["notes"]),
+                    "fits": tuple((int(at), int(end)) for at, end in values["fits"]),
                 }
             )
         except (KeyError, TypeError, ValueError) as error:

@@ -85,10 +85,10 @@ def preview_published(name: str) -> Rows:
 
 
 def _shape(model: Any) -> str:
-    parts = [f"{model.num_layers} layers"]
-    if hasattr(model, "num_heads"):
-        parts.append(f"{model.num_heads} heads")
-    return ", ".join([*parts, f"width {model.d_model}", f"context {model.context_length}"])
+    words = {"num_layers": "{} layers", "num_heads": "{} heads", "window": "window of {}"}
+    words |= {"kernel_size": "{} taps", "d_model": "width {}", "context_length": "context {}"}
+    parts = [(text, getattr(model, name, 0)) for name, text in words.items()]
+    return ", ".join(text.format(value) for text, value in parts if value)
 
 
 def _costs(costs: Cost, steps: int) -> Rows:

@@ -10,13 +10,12 @@ from typing import Any
 
 import torch
 
-from ensue.config import differences, to_dict, to_toml
+from ensue.config import differences, to_dict
 from ensue.data.corpus import Corpus, prepare
 from ensue.decoding.engine import generate
 from ensue.decoding.logits import Sampling
 from ensue.distributed.env import Env, start_env
 from ensue.errors import DataError, RunError, UsageError
-from ensue.files import write_atomic
 from ensue.models import step_of
 from ensue.planning import build_empty
 from ensue.runs import Run, new_run_path
@@ -92,10 +91,9 @@ def _train(config: RunConfig[Any], run: Run, env: Env, tracker: Tracker, begun: 
         plan = choose(config, corpus, tokenizer, run, env, tracker, begun)
         if env.rank == 0:
             tokenizer.save(run.tokenizer_path)
-            write_atomic(run.config_path, to_toml(config_to_dict(plan.config)))
-            run.write_plan(plan.to_json())
+            plan.write(run)
         env.barrier()
-    result = _fit(plan, corpus, tokenizer, run, env, tracker)
+    result = _fit(plan, corpus, tokenizer, run, env, tracker, begun)
     if env.rank == 0:
         _leave(plan, result, run, tracker)
     env.barrier()
@@ -172,7 +170,13 @@ def build(plan: Plan, env: Env) -> torch.nn.Module:
 
 
 def _fit(
-    plan: Plan, corpus: Corpus, tokenizer: Tokenizer, run: Run, env: Env, tracker: Tracker
+    plan: Plan,
+    corpus: Corpus,
+    tokenizer: Tokenizer,
+    run: Run,
+    env: Env,
+    tracker: Tracker,
+    begun: float,
 ) -> Result:
     config = plan.config
     torch.set_num_threads(config.train.threads)
@@ -189,7 +193,7 @@ def _fit(
             "tokens_per_step": config.train.global_batch_size * config.model.context_length,
         }
     )
-    return loop.fit()
+    return loop.fit(begun)
 
 
 def _leave(plan: Plan, result: Result, run: Run, tracker: Tracker) -> None:

@@ -18,6 +18,9 @@ class Tracker:
     def step(self, record: dict[str, Any]) -> None:
         """One update is done; see `ensue.training.loop` for the keys."""
 
+    def refit(self, steps: int) -> None:
+        """The end was moved to `steps` updates in all, to keep a time budget."""
+
     def evaluated(self, record: dict[str, Any]) -> None:
         """The validation split was scored."""
 

@@ -1,0 +1,154 @@
+"""Step 2: convolution, the same small filters at every place.
+
+The window network has weights of its own for each place in its window. A convolution has few, of k
+taps, and slides them along the text; layers of them see further, each with its taps twice as far
+apart as the one below. Made causal by looking to the left only, it predicts the next token. It
+still forgets what lies outside its reach: with 6 layers of 3 taps, 127 tokens.
+
+    x = tokens E
+    for each layer:  a_t, b_t = sum_j F_j norm(x)_{t - j d} + c      (taps j = 0 … k-1, stride 1)
+                     x = x + a * s(b)                                (half of the filters are gates)
+    logits = norm(x) E^T + b                       d: 1, 2, 4, …
+
+Reference: LeCun et al. 1989 (shared filters); van den Oord et al. 2016, arXiv:1609.03499 (dilated,
+causal); Dauphin et al. 2017, arXiv:1612.08083 (gates, as a language model).
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from ensue.nn.capture import tap
+from ensue.nn.conv import CausalConv
+from ensue.nn.dropout import Dropout
+from ensue.nn.vocabulary import Vocabulary
+
+
+@dataclass(frozen=True, kw_only=True)
+class CNNConfig:
+    """Shape of a causal CNN. A zero (of dropout: -1) means: chosen with the size; see `SIZES`."""
+
+    vocab_size: int = 0
+    """Entries of the vocabulary; 0: the tokenizer's."""
+    context_length: int = 0
+    """Tokens of a training row; when decoding there is no limit."""
+    d_model: int = 0
+    """Channels of each layer."""
+    num_layers: int = 0
+    """Convolutions, one on another."""
+    kernel_size: int = 3
+    """Taps of a filter."""
+    dilation_cycle: int = 6
+    """Layers after which the distance between taps starts again at 1, having doubled at each."""
+    dropout: float = -1.0
+    """Dropped in training from the embedding and from each layer's addition."""
+    untie_embeddings: bool = False
+    """Learn the output layer apart, instead of scoring the vocabulary with the embedding."""
+
+    @property
+    def dilations(self) -> list[int]:
+        """Distance between a filter's taps, by layer."""
+        return [2 ** (i % self.dilation_cycle) for i in range(self.num_layers)]
+
+    @property
+    def reach(self) -> int:
+        """Tokens that a prediction can depend on."""
+        return 1 + sum((self.kernel_size - 1) * d for d in self.dilations)
+
+
+SIZES = {
+    "xs": CNNConfig(context_length=128, d_model=144, num_layers=6),
+    "s": CNNConfig(context_length=256, d_model=320, num_layers=8),
+    "m": CNNConfig(context_length=256, d_model=480, num_layers=8),
+    "l": CNNConfig(context_length=512, d_model=960, num_layers=16),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class CNNState:
+    """All that a causal CNN remembers: what its filters reach back to."""
+
+    frames: Float[Tensor, "B R D"]
+    """Inputs of each layer's last (k-1) d places, layer after layer; zeros before the text."""
+
+
+class CNNBlock(nn.Module):
+    """One gated convolution on a residual branch."""
+
+    def __init__(self, d_model: int, kernel_size: int, dilation: int, dropout: float) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(d_model)
+        self.conv = CausalConv(d_model, 2 * d_model, kernel_size, dilation)
+        self.dropout = Dropout(dropout)
+
+    def forward(
+        self, x: Float[Tensor, "B T D"], past: Float[Tensor, "B P D"] | None
+    ) -> tuple[Float[Tensor, "B T D"], Float[Tensor, "B P D"]]:
+        """Add what the filters find here, and give what later places will look back to."""
+        maps, past = self.conv(self.norm(x), past)
+        found = F.glu(maps, dim=-1)
+        tap(self, "maps", found)
+        return x + self.dropout(found), past
+
+
+class CNN(nn.Module):
+    """A causal convolutional language model; a decoder (see `ensue.decoding.decoder`)."""
+
+    def __init__(self, config: CNNConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.vocab_size = config.vocab_size
+        self.max_length: int | None = None
+        self.vocabulary = Vocabulary(config.vocab_size, config.d_model, config.untie_embeddings)
+        self.dropout = Dropout(config.dropout)
+        self.blocks = nn.ModuleList(
+            CNNBlock(config.d_model, config.kernel_size, d, config.dropout)
+            for d in config.dilations
+        )
+        self.norm = nn.LayerNorm(config.d_model)
+        self.init_weights()
+
+    @torch.no_grad()
+    def init_weights(self) -> None:
+        """Initialise filters so that they keep the variance of what they read."""
+        if self.vocabulary.bias.is_meta:
+            return
+        self.vocabulary.init_weights()
+        for conv in self._convolutions():
+            nn.init.normal_(conv.weight, std=conv.weight.shape[1] ** -0.5)
+            nn.init.zeros_(conv.bias)
+
+    def _convolutions(self) -> list[CausalConv]:
+        return [m for m in self.modules() if isinstance(m, CausalConv)]
+
+    def init_state(self, rows: int, memory: Any = None) -> CNNState:
+        """Give the state of rows that have read nothing: zeros."""
+        c = self.config
+        return CNNState(self.vocabulary.bias.new_zeros(rows, c.reach - 1, c.d_model))
+
+    def forward(
+        self, tokens: Int[Tensor, "B T"], state: CNNState | None = None
+    ) -> tuple[Float[Tensor, "B T D"], CNNState | None]:
+        """Read T more tokens of each row; see `ensue.decoding.decoder.Decoder`."""
+        x = self.dropout(self.vocabulary(tokens))
+        lengths = [conv.reach for conv in self._convolutions()]
+        pasts = state.frames.split(lengths, dim=1) if state else [None] * len(lengths)
+        kept = []
+        for block, past in zip(self.blocks, pasts, strict=True):
+            x, past = block(x, past)
+            kept.append(past)
+        return self.norm(x), state and CNNState(torch.cat(kept, dim=1))
+
+    def head(self, hidden: Float[Tensor, "*n D"]) -> Float[Tensor, "*n V"]:
+        """Score the vocabulary."""
+        return self.vocabulary.score(hidden)
+
+    def train_flops(self, rows: int, steps: int) -> int:
+        """Floating-point operations of one forward and backward pass: filters and output layer."""
+        c = self.config
+        weights = c.num_layers * 2 * c.kernel_size * c.d_model**2 + c.vocab_size * c.d_model
+        return rows * steps * 6 * weights

@@ -1,0 +1,128 @@
+"""Step 1: the fully connected network, given the last N tokens.
+
+A fully connected network takes a vector of fixed length: layers y = f(W x + b). To predict text it
+is shown a window, the embeddings of the last N tokens laid side by side. Each place in the window
+has its own weights, so nothing learnt at one place helps at another; and what lies outside the
+window does not exist.
+
+    x_t = [E w_{t-N+1}, …, E w_t]
+    h = f(H x_t + d);  h = f(W h + b) for each further layer
+    logits = E (U h) + b
+
+Reference: Bengio et al. 2003, "A Neural Probabilistic Language Model". Departures: GELU in place of
+tanh, the output layer is the embedding, no direct connections from x to the output.
+"""
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from ensue.nn.capture import tap
+from ensue.nn.dropout import Dropout
+from ensue.nn.linear import Linear, gelu
+from ensue.nn.precision import product_dtype
+from ensue.nn.vocabulary import Vocabulary
+
+NOTHING = -1
+"""In a window: before the beginning of the text. Its vector is zero."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MLPConfig:
+    """Shape of a window network. A zero (of dropout: -1) means: chosen with the size."""
+
+    vocab_size: int = 0
+    """Entries of the vocabulary; 0: the tokenizer's."""
+    context_length: int = 0
+    """Tokens of a training row, each predicted from its window; no limit when decoding."""
+    window: int = 8
+    """Tokens that a prediction looks at."""
+    d_model: int = 0
+    """Width of the embedding; hidden layers are four times as wide."""
+    num_layers: int = 0
+    """Hidden layers."""
+    dropout: float = -1.0
+    """Dropped in training from the embedding and from each hidden layer."""
+    untie_embeddings: bool = False
+    """Learn the output layer apart, instead of scoring the vocabulary with the embedding."""
+
+
+SIZES = {
+    "xs": MLPConfig(context_length=128, d_model=128, num_layers=2),
+    "s": MLPConfig(context_length=256, d_model=320, num_layers=2),
+    "m": MLPConfig(context_length=256, d_model=480, num_layers=2),
+    "l": MLPConfig(context_length=512, d_model=1280, num_layers=3),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class MLPState:
+    """All that a window network remembers."""
+
+    ids: Int[Tensor, "B P"]
+    """The last N-1 tokens; -1 before the beginning."""
+
+
+class MLP(nn.Module):
+    """A window language model; a decoder (see `ensue.decoding.decoder`)."""
+
+    def __init__(self, config: MLPConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.vocab_size = config.vocab_size
+        self.max_length: int | None = None
+        self.vocabulary = Vocabulary(config.vocab_size, config.d_model, config.untie_embeddings)
+        self.dropout = Dropout(config.dropout)
+        d_ff = 4 * config.d_model
+        widths = [config.window * config.d_model] + [d_ff] * config.num_layers
+        self.layers = nn.ModuleList(
+            Linear(d_input, d_output) for d_input, d_output in pairwise(widths)
+        )
+        self.out = Linear(d_ff, config.d_model)
+        self.init_weights()
+
+    @torch.no_grad()
+    def init_weights(self) -> None:
+        """Initialise layers so that they keep the variance of what they read."""
+        if self.vocabulary.bias.is_meta:
+            return
+        self.vocabulary.init_weights()
+        for layer in (*self.layers, self.out):
+            nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
+            nn.init.zeros_(layer.bias)
+
+    def init_state(self, rows: int, memory: Any = None) -> MLPState:
+        """Give the state of rows that have read nothing."""
+        shape = (rows, self.config.window - 1)
+        device = self.vocabulary.bias.device
+        return MLPState(torch.full(shape, NOTHING, dtype=torch.int64, device=device))
+
+    def forward(
+        self, tokens: Int[Tensor, "B T"], state: MLPState | None = None
+    ) -> tuple[Float[Tensor, "B T D"], MLPState]:
+        """Read T more tokens of each row; see `ensue.decoding.decoder.Decoder`."""
+        state = state or self.init_state(len(tokens))
+        steps = tokens.shape[1]
+        ids = torch.cat([state.ids, tokens], dim=1)  # (B, N-1+T)
+        vectors = self.vocabulary(ids.clamp(min=0)) * (ids >= 0)[..., None]
+        vectors = self.dropout(vectors).to(product_dtype())
+        x = torch.cat([vectors[:, i : i + steps] for i in range(self.config.window)], dim=2)
+        for layer in self.layers:
+            x = gelu(layer(x))
+            tap(layer, "h", x)
+            x = self.dropout(x)
+        return self.out(x), MLPState(ids[:, steps:])
+
+    def head(self, hidden: Float[Tensor, "*n D"]) -> Float[Tensor, "*n V"]:
+        """Score the vocabulary."""
+        return self.vocabulary.score(hidden)
+
+    def train_flops(self, rows: int, steps: int) -> int:
+        """Floating-point operations of one forward and backward pass: the matrix products."""
+        c = self.config
+        layers = sum(layer.weight.numel() for layer in (*self.layers, self.out))
+        return rows * steps * 6 * (layers + c.vocab_size * c.d_model)

@@ -1,0 +1,136 @@
+"""Step 3: the simple recurrent network, which carries one vector along the text.
+
+A window forgets what lies outside it. A recurrent network reads one token at a time and keeps a
+vector h of what it has read; the same three matrices, U, W and V, serve every step. Its memory is
+of fixed size, however long the text, and is rewritten at each step: what was read long ago has
+passed through W again and again, and so has its gradient.
+
+    h_t = tanh(U x_t + W h_{t-1} + b)        x_t: the token's embedding, or the layer below
+    logits = V h_t + c                       V is the embedding itself, unless untied
+
+Reference: Elman 1990, "Finding structure in time"; as a language model: Mikolov et al. 2010.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from ensue.nn.capture import tap
+from ensue.nn.dropout import Dropout
+from ensue.nn.recurrent import RNNWeights, rnn_sequence
+from ensue.nn.vocabulary import Vocabulary
+
+
+@dataclass(frozen=True, kw_only=True)
+class RNNConfig:
+    """Shape of an RNN. A zero (of dropout: -1) means: chosen with the size; see `SIZES`."""
+
+    vocab_size: int = 0
+    """Entries of the vocabulary; 0: the tokenizer's."""
+    context_length: int = 0
+    """Steps through which the gradient flows in training; when decoding there is no limit."""
+    d_model: int = 0
+    """Width of the embedding and of each layer's h."""
+    num_layers: int = 0
+    """Layers, each reading what the one below says."""
+    dropout: float = -1.0
+    """Dropped in training from the embedding and from what each layer says."""
+    untie_embeddings: bool = False
+    """Learn V apart, instead of scoring the vocabulary with the embedding."""
+
+
+SIZES = {
+    "xs": RNNConfig(context_length=64, d_model=320, num_layers=2),
+    "s": RNNConfig(context_length=128, d_model=960, num_layers=2),
+    "m": RNNConfig(context_length=128, d_model=1440, num_layers=2),
+    "l": RNNConfig(context_length=256, d_model=3072, num_layers=4),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class RNNState:
+    """All that an RNN remembers."""
+
+    h: Float[Tensor, "B L D"]
+    """What each layer said last."""
+
+
+class RNNLayer(nn.Module):
+    """The cell's weights, and the cell over a sequence."""
+
+    def __init__(self, d_input: int, d_model: int) -> None:
+        super().__init__()
+        self.U = nn.Parameter(torch.empty(d_model, d_input))
+        self.W = nn.Parameter(torch.empty(d_model, d_model))
+        self.b = nn.Parameter(torch.empty(d_model))
+
+    def forward(
+        self, x: Float[Tensor, "B T D"], h: Float[Tensor, "B D"]
+    ) -> tuple[Float[Tensor, "B T D"], Float[Tensor, "B D"]]:
+        """Read T steps."""
+        said, h = rnn_sequence(x, h, RNNWeights(self.U, self.W, self.b))
+        tap(self, "h", said)
+        return said, h
+
+
+class RNN(nn.Module):
+    """A simple recurrent language model; a decoder (see `ensue.decoding.decoder`)."""
+
+    def __init__(self, config: RNNConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.vocab_size = config.vocab_size
+        self.max_length: int | None = None
+        self.vocabulary = Vocabulary(config.vocab_size, config.d_model, config.untie_embeddings)
+        self.layers = nn.ModuleList(
+            RNNLayer(config.d_model, config.d_model) for _ in range(config.num_layers)
+        )
+        self.dropout = Dropout(config.dropout)
+        self.init_weights()
+
+    @torch.no_grad()
+    def init_weights(self) -> None:
+        """Initialise W as a rotation, which neither forgets nor explodes, the rest uniformly.
+
+        Reference: Saxe et al. 2014, arXiv:1312.6120 (orthogonal weights).
+        """
+        if self.vocabulary.bias.is_meta:
+            return
+        self.vocabulary.init_weights()
+        bound = self.config.d_model**-0.5
+        for name, weight in self.layers.named_parameters():
+            if name.endswith("W"):
+                nn.init.orthogonal_(weight)
+            else:
+                nn.init.uniform_(weight, -bound, bound)
+
+    def init_state(self, rows: int, memory: Any = None) -> RNNState:
+        """Give the state of rows that have read nothing: zeros."""
+        c = self.config
+        return RNNState(self.vocabulary.bias.new_zeros(rows, c.num_layers, c.d_model))
+
+    def forward(
+        self, tokens: Int[Tensor, "B T"], state: RNNState | None = None
+    ) -> tuple[Float[Tensor, "B T D"], RNNState]:
+        """Read T more tokens of each row; see `ensue.decoding.decoder.Decoder`."""
+        state = state or self.init_state(len(tokens))
+        x = self.dropout(self.vocabulary(tokens))
+        last = []
+        for layer, h in zip(self.layers, state.h.unbind(dim=1), strict=True):
+            x, h = layer(x, h)
+            x = self.dropout(x)
+            last.append(h)
+        return x, RNNState(torch.stack(last, dim=1))
+
+    def head(self, hidden: Float[Tensor, "*n D"]) -> Float[Tensor, "*n V"]:
+        """Score the vocabulary."""
+        return self.vocabulary.score(hidden)
+
+    def train_flops(self, rows: int, steps: int) -> int:
+        """Floating-point operations of one forward and backward pass: the matrix products."""
+        c = self.config
+        weights = c.num_layers * 2 * c.d_model**2 + c.vocab_size * c.d_model
+        return rows * steps * 6 * weights

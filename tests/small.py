@@ -1,0 +1,20 @@
+"""One tiny config for each model of the lineage: what the tests of everything else train."""
+
+from typing import Any
+
+import pytest
+
+from ensue.models.cnn import CNNConfig
+from ensue.models.gpt2 import GPT2Config
+from ensue.models.lstm import LSTMConfig
+from ensue.models.mlp import MLPConfig
+from ensue.models.rnn import RNNConfig
+
+MODELS: dict[str, Any] = {
+    "mlp": MLPConfig(context_length=8, window=3, d_model=16, num_layers=2),
+    "cnn": CNNConfig(context_length=8, d_model=16, num_layers=2),
+    "rnn": RNNConfig(context_length=8, d_model=16, num_layers=1),
+    "lstm": LSTMConfig(context_length=8, d_model=16, num_layers=1),
+    "gpt2": GPT2Config(context_length=8, d_model=16, num_layers=1, num_heads=2),
+}
+EVERY = pytest.mark.parametrize("model", list(MODELS))
