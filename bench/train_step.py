@@ -1,10 +1,11 @@
-"""One training step beside its peers: GPT-2 against nanoGPT's model file, LSTM against nn.LSTM.
+"""One training step beside its peers: nanoGPT's model file; torch.nn's LSTM, RNN and Conv1d.
 
     python bench/train_step.py --shape 4x128x64x12 --nanogpt PATH_OF_NANOGPT
     python bench/train_step.py --shape 6x384x256x12 --nanogpt PATH_OF_NANOGPT --rounds 40 --steps 5
-    python bench/train_step.py --shape lstm
+    python bench/train_step.py --shape lstm      (or rnn, cnn)
 
-A shape is layers x width x context x rows; ``lstm`` is one layer of width 512, 128 rows of 32.
+A shape is layers x width x context x rows; the other three are of width 512, 128 rows of 32: one
+layer of the recurrent ones, two gated convolutions of 3 taps.
 Same first weights, batches, and AdamW with clipping; dropout 0. nanoGPT's files are only imported.
 """
 
@@ -18,20 +19,23 @@ import torch
 from torch import Tensor, nn
 from workers import compare, serve
 
+from ensue.distributed.shard import compile_blocks
+from ensue.models.cnn import CNN, CNNConfig
 from ensue.models.gpt2 import GPT2, GPT2Config
 from ensue.models.lstm import LSTM, LSTMConfig
+from ensue.models.rnn import RNN, RNNConfig
 from ensue.nn.loss import cross_entropy_sum
 from ensue.nn.precision import precision
 from ensue.training.config import TrainConfig
 from ensue.training.optim import Optimizer
 
 V = 65
-LSTM_SHAPE = (1, 512, 32, 128)
+NAMED = {"lstm": (1, 512, 32, 128), "rnn": (1, 512, 32, 128), "cnn": (2, 512, 32, 128)}
 
 
 def shape_of(text: str) -> tuple[int, int, int, int]:
-    if text == "lstm":
-        return LSTM_SHAPE
+    if text in NAMED:
+        return NAMED[text]
     layers, width, context, rows = map(int, text.split("x"))
     return layers, width, context, rows
 
@@ -62,40 +66,52 @@ def copy_weights(theirs: nn.Module, ours: nn.Module) -> None:
             p.copy_(given[name])
 
 
-def copy_lstm(theirs: "TorchLSTM", ours: LSTM) -> None:
-    """Begin where torch's module begins; its two biases are one here."""
-    assert ours.output is not None
-    source = theirs.lstm
+def copy_torch(theirs: "TorchModel", ours: Any) -> None:
+    """Begin where torch's modules begin; the two biases of a recurrent one are one here."""
+    assert ours.vocabulary.output is not None
     with torch.no_grad():
         ours.vocabulary.embedding.weight.copy_(theirs.embedding.weight)
-        ours.output.copy_(theirs.output.weight)
+        ours.vocabulary.output.copy_(theirs.output.weight)
         ours.vocabulary.bias.copy_(theirs.output.bias)
+        if isinstance(theirs, TorchCNN):
+            for block, conv in zip(ours.blocks, theirs.convs, strict=True):
+                block.conv.weight.copy_(conv.weight.transpose(1, 2).flatten(1))
+                block.conv.bias.copy_(conv.bias)
+            return
+        source = theirs.layer
         for name, p in ours.layers[0].named_parameters():
             one = {"U": source.weight_ih_l0, "W": source.weight_hh_l0}
             p.copy_(one.get(name, source.bias_ih_l0 + source.bias_hh_l0))
 
 
-def torch_lstm(width: int) -> "TorchLSTM":
+def torch_model(shape: str) -> "TorchModel":
     torch.manual_seed(0)
-    return TorchLSTM(width)
+    return {"lstm": TorchLSTM, "rnn": TorchRNN, "cnn": TorchCNN}[shape](shape_of(shape)[1])
+
+
+def our_model(shape: str) -> nn.Module:
+    layers, width, context, _ = shape_of(shape)
+    config = {"lstm": LSTMConfig, "rnn": RNNConfig, "cnn": CNNConfig}[shape]
+    model = {"lstm": LSTM, "rnn": RNN, "cnn": CNN}[shape]
+    return model(
+        config(
+            vocab_size=V,
+            context_length=context,
+            d_model=width,
+            num_layers=layers,
+            dropout=0.0,
+            untie_embeddings=True,
+        )
+    )
 
 
 def ours(spec: str, shape: str, nanogpt: str) -> Callable[[Any], float]:
     layers, width, context, _ = shape_of(shape)
     torch.manual_seed(0)
     model: nn.Module
-    if shape == "lstm":
-        model = LSTM(
-            LSTMConfig(
-                vocab_size=V,
-                context_length=context,
-                d_model=width,
-                num_layers=1,
-                dropout=0.0,
-                untie_embeddings=True,
-            )
-        )
-        copy_lstm(torch_lstm(width), model)
+    if shape in NAMED:
+        model = our_model(shape)
+        copy_torch(torch_model(shape), model)
     else:
         model = GPT2(
             GPT2Config(
@@ -108,8 +124,10 @@ def ours(spec: str, shape: str, nanogpt: str) -> Callable[[Any], float]:
             )
         )
         copy_weights(nanogpt_model(shape, nanogpt), model)
+    if "compile" in spec:
+        compile_blocks(model)
     optimizer = Optimizer(model, TrainConfig(optimizer="adamw", weight_decay=0.1))
-    kind = spec.removeprefix("ours-")
+    kind = spec.rpartition("-")[2]
 
     def step(batch: Any) -> float:
         inputs, targets = batch
@@ -144,27 +162,54 @@ def nanogpt_model(shape: str, nanogpt: str) -> Any:
         return GPT(config)
 
 
-class TorchLSTM(nn.Module):
-    """The peer: torch's own module between embedding and output."""
+class TorchModel(nn.Module):
+    """A peer: torch's own module between embedding and output."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.embedding = nn.Embedding(V, width)
-        self.lstm = nn.LSTM(width, width, batch_first=True)
         self.output = nn.Linear(width, V)
+
+    def hidden(self, x: Tensor) -> Tensor:
+        return self.layer(x)[0]
 
     def forward(self, inputs: Tensor, targets: Tensor) -> tuple[None, Tensor]:
         """Give the loss where nanoGPT gives it."""
-        logits = self.output(self.lstm(self.embedding(inputs))[0])
+        logits = self.output(self.hidden(self.embedding(inputs)))
         return None, nn.functional.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
 
 
+class TorchLSTM(TorchModel):
+    def __init__(self, width: int) -> None:
+        super().__init__(width)
+        self.layer = nn.LSTM(width, width, batch_first=True)
+
+
+class TorchRNN(TorchModel):
+    def __init__(self, width: int) -> None:
+        super().__init__(width)
+        self.layer = nn.RNN(width, width, batch_first=True)
+
+
+class TorchCNN(TorchModel):
+    """The same gated, dilated, causal convolutions, through nn.Conv1d."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width)
+        self.convs = nn.ModuleList(nn.Conv1d(width, 2 * width, 3, dilation=2**i) for i in range(2))
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(3))
+
+    def hidden(self, x: Tensor) -> Tensor:
+        for norm, conv in zip(self.norms[:-1], self.convs, strict=True):
+            places = nn.functional.pad(norm(x).transpose(1, 2), (2 * conv.dilation[0], 0))
+            x = x + nn.functional.glu(conv(places), dim=1).transpose(1, 2)
+        return self.norms[2](x)
+
+
 def peer(spec: str, shape: str, nanogpt: str) -> Callable[[Any], float]:
-    width = shape_of(shape)[1]
-    torch.manual_seed(0)
     model: Any
-    if shape == "lstm":
-        model = torch_lstm(width)
+    if shape in NAMED:
+        model = torch_model(shape)
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.95), fused=True)
     else:
         model = nanogpt_model(shape, nanogpt)
@@ -187,10 +232,9 @@ def peer(spec: str, shape: str, nanogpt: str) -> Callable[[Any], float]:
 
 def flops_of(shape: str) -> float:
     layers, width, context, rows = shape_of(shape)
-    if shape == "lstm":
-        return float(6 * rows * context * (8 * width**2 + V * width))
-    weights = layers * 12 * width**2 + V * width
-    return float(rows * context * (6 * weights + 12 * layers * width * context))
+    weights = {"lstm": 8, "rnn": 2, "cnn": 6}.get(shape, 12) * layers * width**2 + V * width
+    attention = 0 if shape in NAMED else 12 * layers * width * context
+    return float(rows * context * (6 * weights + attention))
 
 
 def main() -> None:
@@ -212,8 +256,11 @@ def main() -> None:
         serve(make, batches(context, rows))
         return
     specs = "peer-fp32,peer-bf16,peer-compile-fp32,peer-compile-bf16,ours-fp32,ours-bf16"
-    if args.shape == "lstm":
+    specs += ",ours-compile-bf16"
+    if args.shape in NAMED:
         specs = "peer-fp32,peer-bf16,ours-fp32,ours-bf16"
+    if args.shape == "cnn":
+        specs += ",peer-compile-bf16"
     compare(
         __file__,
         ["--shape", args.shape, "--nanogpt", args.nanogpt],

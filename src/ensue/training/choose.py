@@ -217,7 +217,8 @@ class Chooser:
     def check_possible(self, config: RunConfig[Any]) -> None:
         """Refuse at once what cannot fit even at the machine's peak."""
         seconds = self.least_seconds(config)
-        if self.budget.seconds and self.left() < LEAST_STEPS * seconds:
+        # Eight times: beside other work the peak is measured as several times less than it is.
+        if self.budget.seconds and 8 * self.left() < LEAST_STEPS * seconds:
             self._refuse(seconds, "at least ")
 
     def _refuse(self, seconds: float, how: str) -> None:
