@@ -27,10 +27,10 @@ from typing import Any
 import torch._dynamo  # noqa: F401 - torch wants it while a plan is made: here once for all
 
 from ensue.files import TEMPORARY, sha256_file
+from ensue.runs import PLANNED_PARTS, Run
 from ensue.training.config import config_from_dict
 from ensue.training.session import train
 
-PLANNED = ("run.json", "config.toml", "tokenizer.json", "plan.json")
 TIMES = (
     "seconds",
     "tokens_per_second",
@@ -43,6 +43,9 @@ WORDS = (
     "the a cat dog bird sat ran flew on under over mat tree hill far away and then again".split()
 )
 MODELS: dict[str, dict[str, Any]] = {
+    "mlp": {"name": "mlp", "window": 3, "d_model": 16, "num_layers": 1, "dropout": 0.1},
+    "cnn": {"name": "cnn", "d_model": 16, "num_layers": 2, "dropout": 0.1},
+    "rnn": {"name": "rnn", "d_model": 16, "num_layers": 1, "dropout": 0.1},
     "gpt2": {"name": "gpt2", "d_model": 16, "num_layers": 1, "num_heads": 2, "dropout": 0.1},
     "lstm": {"name": "lstm", "d_model": 16, "num_layers": 1, "dropout": 0.1},
 }
@@ -252,8 +255,8 @@ class Harness:
     # -- compare -------------------------------------------------------------------------------
 
     def _make_reference(self) -> None:
-        self.reference.mkdir()
-        for name in PLANNED:
+        Run.create(self.reference)
+        for name in PLANNED_PARTS:
             shutil.copy2(self.run / name, self.reference / name)
         self._finish(self.reference)
         self.outcome.steps = json.loads((self.run / "plan.json").read_text())["config"]["steps"]

@@ -115,7 +115,7 @@ def test_the_cnns_reach_is_what_its_config_says() -> None:
     """One token further back must change nothing; the last one within reach must."""
     config = CNNConfig(vocab_size=30, context_length=64, d_model=16, num_layers=4, dropout=0.0)
     model, reach = CNN(config).eval(), config.reach
-    assert reach == 1 + 2 * (1 + 2 + 4 + 8)
+    assert reach == 1 + (1 + 2 + 4 + 8)
     tokens = torch.randint(30, (1, reach + 1))
     for place, seen in ((0, False), (1, True)):
         other = tokens.clone()

@@ -3,7 +3,7 @@
 The window network has weights of its own for each place in its window. A convolution has few, of k
 taps, and slides them along the text; layers of them see further, each with its taps twice as far
 apart as the one below. Made causal by looking to the left only, it predicts the next token. It
-still forgets what lies outside its reach: with 6 layers of 3 taps, 127 tokens.
+still forgets what lies outside its reach: with 7 layers of 2 taps, 128 tokens.
 
     x = tokens E
     for each layer:  a_t, b_t = sum_j F_j norm(x)_{t - j d} + c      (taps j = 0 … k-1, stride 1)
@@ -40,9 +40,9 @@ class CNNConfig:
     """Channels of each layer."""
     num_layers: int = 0
     """Convolutions, one on another."""
-    kernel_size: int = 3
+    kernel_size: int = 2
     """Taps of a filter."""
-    dilation_cycle: int = 6
+    dilation_cycle: int = 7
     """Layers after which the distance between taps starts again at 1, having doubled at each."""
     dropout: float = -1.0
     """Dropped in training from the embedding and from each layer's addition."""
@@ -61,10 +61,10 @@ class CNNConfig:
 
 
 SIZES = {
-    "xs": CNNConfig(context_length=128, d_model=144, num_layers=6),
-    "s": CNNConfig(context_length=256, d_model=320, num_layers=8),
-    "m": CNNConfig(context_length=256, d_model=480, num_layers=8),
-    "l": CNNConfig(context_length=512, d_model=960, num_layers=16),
+    "xs": CNNConfig(context_length=128, d_model=160, num_layers=7),
+    "s": CNNConfig(context_length=256, d_model=416, num_layers=7),
+    "m": CNNConfig(context_length=256, d_model=608, num_layers=7),
+    "l": CNNConfig(context_length=512, d_model=1216, num_layers=14),
 }
 
 

@@ -43,8 +43,8 @@ class RNNConfig:
 
 
 SIZES = {
-    "xs": RNNConfig(context_length=64, d_model=320, num_layers=2),
-    "s": RNNConfig(context_length=128, d_model=960, num_layers=2),
+    "xs": RNNConfig(context_length=64, d_model=480, num_layers=1),
+    "s": RNNConfig(context_length=128, d_model=1344, num_layers=1),
     "m": RNNConfig(context_length=128, d_model=1440, num_layers=2),
     "l": RNNConfig(context_length=256, d_model=3072, num_layers=4),
 }
