@@ -220,3 +220,63 @@ def test_lineage_is_the_lectures_argument(capsys: pytest.CaptureFixture[str]) ->
     shown = capsys.readouterr().out
     assert shown.index("lstm") < shown.index("gpt2")
     assert "grows with" in shown
+
+
+def test_an_unknown_model_names_the_nearest(book: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", str(book), "--model", "gtp2"]) == 2
+    assert "did you mean 'gpt2'?" in capsys.readouterr().err
+
+
+def test_a_text_of_one_line_is_trained_on(tmp_path: Path) -> None:
+    line = tmp_path / "line.txt"
+    line.write_text(LINES.strip() * 100)
+    assert main(["train", str(line), "--out", str(tmp_path / "run"), *QUICK]) == 0
+
+
+OWN = Path(__file__).parent / "comparison" / "gru.py"
+
+
+def test_a_model_of_ones_own_is_trained_and_generates_only_when_its_file_is_named(
+    book: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run folder from elsewhere must not start code that happens to lie here."""
+    run = str(tmp_path / "run")
+    quick = [flag for flag in QUICK[:10]]
+    command = ["train", str(book), "--model", f"{OWN}:GRU", "--out", run, *quick]
+    done = subprocess.run(
+        [sys.executable, "-m", "ensue.cli", *command], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    generate = [sys.executable, "-m", "ensue.cli", "generate", run, "The"]
+    done = subprocess.run(generate, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert f"--code {OWN}" in done.stderr
+    done = subprocess.run(
+        [*generate, "--code", str(OWN)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("The")
+
+
+def test_compare_prints_a_table_and_leaves_the_winner(
+    book: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ensue.comparison.plan.START_SECONDS", 0.0)
+    monkeypatch.setattr("ensue.comparison.plan.OVERHEAD", 4.0)
+    monkeypatch.setattr("ensue.comparison.plan.LEAST_STEPS", 2)  # on a slow machine too
+    out = tmp_path / "out"
+    words = ["--models", "mlp,rnn", "--equal", "flops", "--budget", "8s", "--seeds", "1"]
+    words += ["--rates", "1", *QUICK[2:10]]
+    assert main(["compare", str(book), *words, "--out", str(out)]) == 0
+    printed = capsys.readouterr()
+    assert "-gram counts" in printed.out
+    assert "is best on valid" in printed.out or "No network beats" in printed.out
+    assert "report.html" in printed.err
+    assert main(["generate", str(out / "winner"), "The", "--max-new-tokens", "3"]) == 0
+
+
+def test_compare_refuses_a_model_that_is_there_twice(
+    book: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["compare", str(book), "--models", "mlp,mlp"]) == 2
+    assert "twice" in capsys.readouterr().err

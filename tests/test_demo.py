@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ensue.commands import DemoArgs, _source_files, run_demo
+from ensue.commands.demo import DemoArgs, run_demo, source_files
 from ensue.console import Console
 from ensue.errors import UsageError
 
@@ -20,6 +20,6 @@ def test_the_demo_reads_the_library_and_measures(tmp_path: Path) -> None:
 
 
 def test_no_tests_and_no_installed_packages() -> None:
-    files = _source_files(Path(sysconfig.get_paths()["stdlib"]))
+    files = source_files(Path(sysconfig.get_paths()["stdlib"]))
     assert len(files) > 100
     assert not any({"test", "site-packages"} & set(f.parts[-3:]) for f in files)

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from ensue.cli import main
-from ensue.commands import parse_train
+from ensue.commands import parse, parse_train
+from ensue.commands.compare import CompareArgs
+from ensue.comparison.request import parse_models
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -66,6 +68,15 @@ def test_commands_on_a_run_work(command: str, book: Path) -> None:
         words += [] if "--max-new-tokens" in words else ["--max-new-tokens", "5"]
         words = ["40" if w == "2000" else w for w in words]
     assert main(words) == 0
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c.split()[1] == "compare"])
+def test_compare_commands_parse(command: str, desk: Path) -> None:
+    words = shlex.split(command)[2:]
+    args = parse(CompareArgs, words, "compare", "")
+    (desk / "gru.py").write_text("class GRU: ...")
+    assert parse_models(args.models)
+    assert args.data.sources == ("book.txt",)
 
 
 def test_every_make_target_exists() -> None:

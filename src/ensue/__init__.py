@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ensue.api import Completion, Generator, evaluate, load, train
+    from ensue.api import Completion, Generator, compare, evaluate, load, train
     from ensue.errors import EnsueError
 
 __version__ = "0.1.0"
@@ -19,12 +19,22 @@ _HOMES = {
     "Completion": "ensue.api",
     "EnsueError": "ensue.errors",
     "Generator": "ensue.api",
+    "compare": "ensue.api",
     "evaluate": "ensue.api",
     "load": "ensue.api",
     "train": "ensue.api",
 }
 
-__all__ = ["Completion", "EnsueError", "Generator", "__version__", "evaluate", "load", "train"]
+__all__ = [
+    "Completion",
+    "EnsueError",
+    "Generator",
+    "__version__",
+    "compare",
+    "evaluate",
+    "load",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

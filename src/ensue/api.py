@@ -4,6 +4,7 @@
 (ids and events) and the model (ids and logits).
 """
 
+import inspect
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -12,14 +13,18 @@ from typing import Any
 
 import torch
 
+from ensue.comparison import CompareConfig, Result
+from ensue.comparison import compare as run_comparison
+from ensue.config import to_dict
 from ensue.data import Corpus, DataConfig, Tokens, tokenise
 from ensue.decoding.decoder import Decoder
 from ensue.decoding.engine import Engine, Event, PastContext
 from ensue.decoding.logits import Sampling, derive_seed
 from ensue.distributed.env import start_env
 from ensue.errors import DataError, UsageError
-from ensue.floors import Floor, ngram_floor
+from ensue.floors import Floor, floor_of
 from ensue.models import find_step, step_of
+from ensue.models.custom import allow
 from ensue.runs import Run, newest_run
 from ensue.tasks.lm import score
 from ensue.tasks.task import Score
@@ -379,9 +384,8 @@ def floor(run: str | Path | Run = "", sources: Sequence[str] = ()) -> Floor:
     """
     opened, plan = _open(run)
     tokenizer = load_tokenizer(opened.tokenizer_path)
-    train = _corpus(opened, plan).train
     text = _text(opened, plan, tokenizer, sources)
-    return ngram_floor(_bytes(tokenizer, train), _bytes(tokenizer, text))
+    return floor_of(_corpus(opened, plan).train, text, tokenizer)
 
 
 def report(run: str | Path | Run = "", prompts: Sequence[str] = ("",)) -> Path:
@@ -405,14 +409,6 @@ def report(run: str | Path | Run = "", prompts: Sequence[str] = ("",)) -> Path:
     )
 
 
-def _bytes(tokenizer: Tokenizer, text: Tokens) -> bytes:
-    """Spell the end of a token stream, as much of it as the floor counts."""
-    return tokenizer.decode(text.ids[-FLOOR_BYTES:].tolist()).encode()
-
-
-FLOOR_BYTES = 16 << 20
-
-
 def _corpus(run: Run, plan: Plan) -> Corpus:
     data = replace(plan.config.data, tokenizer=str(run.tokenizer_path))
     return read_data(replace(plan.config, data=data), start_env("cpu"), Tracker())[0]
@@ -434,6 +430,85 @@ def _text(run: Run, plan: Plan, tokenizer: Tokenizer, sources: Sequence[str]) ->
 def _open(run: str | Path | Run) -> tuple[Run, Plan]:
     opened = run if isinstance(run, Run) else Run.open(run) if str(run) else newest_run()
     return opened, Plan.from_json(opened.read_plan(), str(opened.plan_path))
+
+
+def compare(
+    data: str | Path | Sequence[str | Path],
+    *,
+    models: Sequence[str] | Mapping[str, Any] = (),
+    equal: str = "params",
+    budget: str = "3min",
+    seeds: int = 3,
+    rates: Sequence[float] = (0.5, 1.0, 2.0),
+    size: str = "",
+    out: str | Path = "",
+    valid: Sequence[str | Path] = (),
+    test: Sequence[str | Path] = (),
+    tokenizer: str = "auto",
+    settings: TrainConfig | None = None,
+    jobs: int = 1,
+    tracker: Tracker | None = None,
+) -> Result:
+    """Train several models at an equal cost, beside what counting alone achieves.
+
+        class GRU(nn.Module): ...    # a decoder: see ensue.testing
+
+        if __name__ == "__main__":   # each run is a process that reads this file again
+            result = ensue.compare("book.txt", models={"gpt2": "gpt2", "gru": GRU})
+
+    Args:
+        data: Files, folders, or what else ``ensue train`` reads.
+        models: Names of the lineage; or, by the name in the table: a name of the lineage, a config
+            (`ensue.models.gpt2.GPT2Config`), or a class of yours; empty: all language models.
+        equal: What is equal: params (and tokens), flops or time.
+        budget: What one run may take, its share of the learning-rate trials included.
+        seeds: Runs of each candidate.
+        rates: Factors on the learning rates that are tried; a single one: no trial.
+        size: xs, s, m or l; empty: chosen for the budget.
+        out: The folder; empty: a new one below ``runs/``. The same call again goes on with it.
+        valid: Text to choose on; empty: a tenth of the data is held out.
+        test: Text that is scored once, at the end.
+        tokenizer: As for `train`.
+        settings: Everything about the optimisation, the same for all.
+        jobs: Runs at a time.
+        tracker: Hears how it goes.
+
+    Raises:
+        UsageError: A model or value that does not exist; a budget that some candidate cannot use.
+        LawError: A model of yours breaks a law of decoders.
+    """
+    sources = [data] if isinstance(data, str | Path) else data
+    named = models if isinstance(models, Mapping) else {name: name for name in models}
+    request = CompareConfig(
+        data=DataConfig(
+            sources=tuple(map(str, sources)), valid=tuple(map(str, valid)), tokenizer=tokenizer
+        ),
+        test=tuple(map(str, test)),
+        models={name: _model_table(model) for name, model in named.items()},
+        equal=equal,
+        budget=budget,
+        seeds=seeds,
+        rates=tuple(rates),
+        size=size,
+        train=settings or TrainConfig(),
+    )
+    return run_comparison(request, out, tracker, jobs)
+
+
+def _model_table(model: Any) -> dict[str, Any]:
+    """Write a model as a recipe does: a name, a config, or a class that lies in a file."""
+    if isinstance(model, str):
+        return {"name": find_step(model).name}
+    if not isinstance(model, type):
+        return {"name": step_of(model).name, **to_dict(model)}
+    try:
+        file = allow(inspect.getfile(model))
+    except (TypeError, OSError, UsageError):
+        raise UsageError(
+            f"{model.__name__} lies in no file, and each run is a process that must find it",
+            "Write the class into a Python file, and import it from there.",
+        ) from None
+    return {"name": f"{file}:{model.__name__}"}
 
 
 def train(

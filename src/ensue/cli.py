@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 
 
 def demo(argv: Sequence[str]) -> None:
-    """Train on this Python's own documentation and source, and continue a prompt (5 minutes)."""
-    from ensue.commands import DemoArgs, parse, run_demo
+    """Compare five models on the source of this Python's own library (5 minutes)."""
+    from ensue.commands import parse
+    from ensue.commands.demo import DemoArgs, run_demo
 
     run_demo(parse(DemoArgs, argv, "demo", demo.__doc__), _console())
 
@@ -29,6 +30,14 @@ def train(argv: Sequence[str]) -> None:
 
     config, out = parse_train(argv, train.__doc__)
     run_train(config, out, _console(), BEGUN)
+
+
+def compare(argv: Sequence[str]) -> None:
+    """Train several models at an equal cost, and keep the winner and the evidence."""
+    from ensue.commands import parse
+    from ensue.commands.compare import CompareArgs, run_compare
+
+    run_compare(parse(CompareArgs, argv, "compare", compare.__doc__), _console())
 
 
 def generate(argv: Sequence[str]) -> None:
@@ -43,6 +52,14 @@ def evaluate(argv: Sequence[str]) -> None:
     from ensue.commands import EvaluateArgs, parse, run_evaluate
 
     run_evaluate(parse(EvaluateArgs, argv, "evaluate", evaluate.__doc__), _console())
+
+
+def inspect(argv: Sequence[str]) -> None:
+    """Look inside a run while it reads a text, or probe what architectures can recall."""
+    from ensue.commands import parse
+    from ensue.commands.inspect import InspectArgs, run_inspect
+
+    run_inspect(parse(InspectArgs, argv, "inspect", inspect.__doc__), _console())
 
 
 def plan(argv: Sequence[str]) -> None:
@@ -69,7 +86,9 @@ def lineage(argv: Sequence[str]) -> None:
 BEGUN = time.monotonic()
 """When the command began: a time budget counts from here."""
 
-VERBS = {v.__name__: v for v in (demo, train, generate, evaluate, plan, data, lineage)}
+VERBS = {
+    v.__name__: v for v in (demo, train, compare, generate, evaluate, inspect, plan, data, lineage)
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -83,6 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = [a for a in args if a != "--debug"]
     _readable_streams()
     try:
+        args = _allow_code(args)
         if not args or args[0] in ("-h", "--help", "help"):
             sys.stdout.write(_help())
             return 0
@@ -111,6 +131,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
 
 
+def _allow_code(args: list[str]) -> list[str]:
+    """Take ``--code FILE.py`` out: the classes in it may be used as models."""
+    while "--code" in args:
+        at = args.index("--code")
+        if at + 1 == len(args):
+            raise UsageError("--code wants the Python file of your own model")
+        from ensue.models.custom import allow
+
+        allow(args[at + 1])
+        args = args[:at] + args[at + 2 :]
+    return args
+
+
 def _verb(name: str) -> Any:
     if name not in VERBS:
         raise UsageError(
@@ -135,6 +168,7 @@ Begin with:
   ensue generate "Once upon"     continue a text with the newest run
 
 --debug after any command shows where in the code an error arose.
+--code FILE.py lets a run use your own model's class; a run never brings code with it.
 """
 
 

@@ -5,13 +5,16 @@ discounts are their equations 26. One sort of all n-grams gives every order: the
 k - 1 that Kneser-Ney counts are the distinct suffixes of those of order k.
 """
 
+import time
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ensue.data import Tokens
 from ensue.errors import DataError
+from ensue.tokenizers import Tokenizer
 
 # Sorting 16 MB of 5-grams takes 2 s and 500 MB; more text lowers the floor by little.
 MAX_TRAIN_BYTES = 16 << 20
@@ -34,6 +37,18 @@ class Floor:
     """Bytes that were counted."""
     note: str
     """What was left out, or empty."""
+    seconds: float
+    """What counting and scoring took."""
+
+
+def floor_of(train: Tokens, text: Tokens, tokenizer: Tokenizer) -> Floor:
+    """Score a tokenised text by the n-grams of another: what a model of them must beat."""
+    return ngram_floor(_spell(train, tokenizer), _spell(text, tokenizer))
+
+
+def _spell(text: Tokens, tokenizer: Tokenizer) -> bytes:
+    """Spell the end of a token stream, as much of it as is counted."""
+    return tokenizer.decode(text.ids[-MAX_TRAIN_BYTES:].tolist()).encode()
 
 
 def ngram_floor(train: bytes, valid: bytes, order: int = 5) -> Floor:
@@ -48,6 +63,7 @@ def ngram_floor(train: bytes, valid: bytes, order: int = 5) -> Floor:
         DataError: One of the texts is empty.
     """
     assert 1 <= order <= _MAX_ORDER
+    begun = time.perf_counter()
     if not train or not valid:
         raise DataError("no text to count n-grams in", "Give a longer text.")
     notes = []
@@ -64,7 +80,13 @@ def ngram_floor(train: bytes, valid: bytes, order: int = 5) -> Floor:
     for width, (keys, counts) in enumerate(tables, 1):
         chance = _interpolate(keys, counts, targets & _mask(width), chance)
     bits = -float(np.log2(chance).mean())
-    return Floor(bits_per_byte=bits, order=order, train_bytes=len(train), note="; ".join(notes))
+    return Floor(
+        bits_per_byte=bits,
+        order=order,
+        train_bytes=len(train),
+        note="; ".join(notes),
+        seconds=time.perf_counter() - begun,
+    )
 
 
 def _mask(width: int) -> np.uint64:

@@ -344,9 +344,11 @@ def _try_lock(fd: int) -> bool:
 
 
 def _runs_in(root: Path) -> list[Run]:
+    """Give the runs in a folder, and the winners of the comparisons in it."""
     if not root.is_dir():
         return []
-    return [Run(marker.parent) for marker in sorted(root.glob("*/run.json"))]
+    markers = [*root.glob("*/run.json"), *root.glob("*/winner/run.json")]
+    return [Run(marker.parent) for marker in sorted(markers)]
 
 
 def newest_run(root: Path | str = "runs") -> Run:

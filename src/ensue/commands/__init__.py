@@ -3,8 +3,6 @@
 import dataclasses
 import json
 import sys
-import sysconfig
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +17,7 @@ from ensue.data import catalog
 from ensue.data.corpus import DataConfig
 from ensue.errors import UsageError
 from ensue.models import LINEAGE, find_step
+from ensue.models.custom import allow
 from ensue.training.config import DEFAULT_MODEL, M, RunConfig, config_from_dict
 from ensue.views.text import visible
 
@@ -80,32 +79,45 @@ def parse_train(
     values = read_toml(Path(recipe)) if recipe else {}
     name = _flag(argv, "--model") or dict(values.get("model", {})).get("name", DEFAULT_MODEL)
     step = find_step(str(name))
+    file = _flag(argv, "--model").rpartition(":")[0]
+    if file.endswith(".py"):
+        allow(file)  # the command itself names it
     if recipe:
         base = config_from_dict(
             values | {"model": {**values.get("model", {}), "name": name}}, recipe
         )
     else:
-        base = RunConfig(data=DataConfig(sources=()), model=step.config())
+        base = RunConfig(data=DataConfig(sources=()), model=step.default)
     parts = {f.name: getattr(base, f.name) for f in dataclasses.fields(base)}
     default = TrainArgs(**{**parts, "data": TrainData(**_fields(base.data))}, model_name=step.name)
     rest = [a for a in argv if a != recipe] if recipe else argv
     args = parse(TrainArgs[step.config], rest, verb, about, default)  # type: ignore[name-defined]
     kept = {f.name: getattr(args, f.name) for f in dataclasses.fields(base)}
-    if not args.data.sources:
-        raise UsageError("nothing to read", f"Name a text: ensue {verb} book.txt")
-    data = DataConfig(**_fields(args.data) | _named_sets(args.data))
+    data, _ = data_of(args.data, verb)
     return RunConfig(**{**kept, "data": data}), args.out
 
 
-def _named_sets(data: DataConfig) -> dict[str, tuple[str, ...]]:
-    """Put files in the place of public sets' names; a set's own validation split is used."""
-    sources, valid = [], list(data.valid)
+def data_of(data: DataConfig, verb: str) -> tuple[DataConfig, tuple[str, ...]]:
+    """Put files in the place of public sets' names; a set's own validation split is used.
+
+    Returns:
+        What is read, and the test texts of the sets.
+
+    Raises:
+        UsageError: Nothing is named.
+    """
+    if not data.sources:
+        raise UsageError("nothing to read", f"Name a text: ensue {verb} book.txt")
+    sources, valid, test = [], list(data.valid), []
     for source in data.sources:
         files = catalog.resolve(source, data.cache)
         sources.append(source if files is None else str(files["train"]))
         if files is not None and "valid" in files and not data.valid:
             valid.append(str(files["valid"]))
-    return {"sources": tuple(sources), "valid": tuple(valid)}
+        if files is not None and "test" in files:
+            test.append(str(files["test"]))
+    named = {"sources": tuple(sources), "valid": tuple(valid)}
+    return DataConfig(**_fields(data) | named), tuple(test)
 
 
 def _fields(config: Any) -> dict[str, Any]:
@@ -298,53 +310,3 @@ def run_lineage(args: LineageArgs, console: Console) -> None:
     """Print the table: fixed memory against growing memory."""
     rows = [[s.name, str(s.year), s.paper, s.idea, s.memory, s.grows] for s in LINEAGE]
     print_table(["model", "year", "paper", "idea", "memory of a row", "grows with"], rows)
-
-
-# -- demo --------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True)
-class DemoArgs:
-    """How long, and where."""
-
-    budget: str = "3min"
-    """Time for training; the whole demo takes about half a minute more."""
-    out: str = "runs/demo"
-    """The run folder."""
-
-
-DEMO_PROMPTS = ('def parse(self, text):\n    """', "import os\nimport ")
-
-
-def _source_files(library: Path) -> list[Path]:
-    """Give the library's own modules: no tests, no installed packages, no empty files."""
-    skipped = {"test", "tests", "site-packages", "idlelib", "lib2to3", "__pycache__"}
-    files = [f for f in library.rglob("*.py") if not skipped & set(f.relative_to(library).parts)]
-    return sorted(f for f in files if f.stat().st_size)
-
-
-def run_demo(args: DemoArgs, console: Console) -> None:
-    """Train on the standard library of this Python, continue prompts, write the report."""
-    from ensue.training.session import train
-
-    begun = time.monotonic()
-    library = Path(sysconfig.get_paths()["stdlib"])
-    files = _source_files(library)
-    console.notice(f"text: {len(files)} source files of this Python's own library, {library}")
-    config = RunConfig(
-        data=DataConfig(sources=tuple(map(str, files))),
-        model=find_step(DEFAULT_MODEL).config(),
-        budget=args.budget,
-    )
-    run = train(config, args.out, console, begun)
-    for completion in api.load(run).generate(DEMO_PROMPTS, max_new_tokens=100):
-        sys.stdout.write(f"---\n{visible(completion.prompt + completion.text)}\n")
-    score, floor = api.evaluate(run), api.floor(run)
-    rows = [
-        ["this model", f"{score.bits_per_byte:.3f}"],
-        [f"counting byte {floor.order}-grams", f"{floor.bits_per_byte:.3f}"],
-        ["no model at all", "8.000"],
-    ]
-    print_table(["bits for each byte of held-out text", ""], rows)
-    console.notice(f"report: {api.report(run, DEMO_PROMPTS).resolve()}")
-    console.notice(f'go on: ensue generate {args.out} "class " --temperature 0.6')

@@ -13,9 +13,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ensue.errors import MissingExtraError
-from ensue.files import replacing, writing
 from ensue.runs import Run
+from ensue.views.axes import (
+    Axes,
+    Number,
+    Point,
+    even_ticks,
+    frame,
+    line,
+    log_ticks,
+    new_figure,
+    save_png,
+)
 from ensue.views.text import clock, duration, visible
 
 POINTS = 500
@@ -23,8 +32,6 @@ POINTS = 500
 BLUE, ORANGE, GREEN, GREY = "#0072b2", "#d55e00", "#00795a", "#767676"
 """Okabe and Ito's palette, told apart by all kinds of colour vision (the green darkened)."""
 
-Number = int | float
-Point = tuple[Number, Number]
 T = TypeVar("T")
 
 
@@ -66,12 +73,12 @@ class Curves:
     def averaged(self) -> list[Point]:
         """The score of the averaged weights, where there are any."""
         key = "bits_per_byte_averaged"
-        return [(r["step"], r[key]) for r in self.evals if _is_number(r.get(key))]
+        return [(r["step"], r[key]) for r in self.evals if is_number(r.get(key))]
 
     @property
     def lr(self) -> list[Point]:
         """The learning rate over steps."""
-        return [(r["step"], r["lr"]) for r in self.steps if _is_number(r.get("lr"))]
+        return [(r["step"], r["lr"]) for r in self.steps if is_number(r.get("lr"))]
 
     @property
     def kept(self) -> Point | None:
@@ -83,14 +90,14 @@ class Curves:
     @property
     def seconds(self) -> float:
         """Seconds spent in updates."""
-        return float(self.steps[-1].get("seconds") or 0.0) if self.steps else 0.0
+        return self.at(self.steps[-1]["step"], "seconds") if self.steps else 0.0
 
-    def seconds_at(self, step: Number) -> float:
-        """Give the seconds spent in updates up to a step."""
+    def at(self, step: Number, key: str) -> float:
+        """Give what had added up (seconds, tokens) when a step was done; 0: nobody knows."""
         if not self.steps or step <= 0:
             return 0.0
         i = bisect.bisect_left(self.steps, step, key=lambda r: r["step"])
-        return float(self.steps[min(i, len(self.steps) - 1)].get("seconds") or 0.0)
+        return float(self.steps[min(i, len(self.steps) - 1)].get(key) or 0.0)
 
 
 def read_curves(records: Iterable[dict[str, Any]]) -> Curves:
@@ -98,14 +105,14 @@ def read_curves(records: Iterable[dict[str, Any]]) -> Curves:
     curves = Curves()
     final: dict[str, Any] = {}
     for record in records:
-        if not _is_number(record.get("step")) or not _is_number(record.get("loss")):
+        if not is_number(record.get("step")) or not is_number(record.get("loss")):
             continue
         kind = record.get("kind")
         if kind == "step":
             curves.steps.append(record)
-        elif kind == "eval" and _is_number(record.get("bits_per_byte")):
+        elif kind == "eval" and is_number(record.get("bits_per_byte")):
             curves.evals.append(record)
-        elif kind == "final" and _is_number(record.get("bits_per_byte")):
+        elif kind == "final" and is_number(record.get("bits_per_byte")):
             final = record
     scored = [*curves.evals, final] if final else curves.evals
     last = scored[-1] if scored else {}
@@ -113,7 +120,8 @@ def read_curves(records: Iterable[dict[str, Any]]) -> Curves:
     return Curves(curves.steps, curves.evals, final, scale)
 
 
-def _is_number(value: object) -> bool:
+def is_number(value: object) -> bool:
+    """Say whether a value of a record is a finite number."""
     return isinstance(value, int | float) and math.isfinite(value)
 
 
@@ -157,13 +165,13 @@ def gist(curves: Curves, floor: dict[str, Any] | None = None) -> str:
     """Say in words what the curve shows, for those who do not see it."""
     if not curves.steps:
         return "No step has been recorded."
-    line, last = curves.even, curves.steps[-1]["step"]
+    even, last = curves.even, curves.steps[-1]["step"]
     steps = f"{last:,} steps" if last != 1 else "one step"
     words = [f"Curve over {steps} ({duration(curves.seconds)})."]
-    if len(line) > 1:
-        words.append(f"Training loss from {line[0][1]:.2f} to {line[-1][1]:.2f} {curves.unit}.")
+    if len(even) > 1:
+        words.append(f"Training loss from {even[0][1]:.2f} to {even[-1][1]:.2f} {curves.unit}.")
     else:
-        words.append(f"Training loss {line[0][1]:.2f} {curves.unit}.")
+        words.append(f"Training loss {even[0][1]:.2f} {curves.unit}.")
     if curves.valid:
         low = min(curves.valid, key=lambda p: p[1])
         words.append(
@@ -175,39 +183,6 @@ def gist(curves: Curves, floor: dict[str, Any] | None = None) -> str:
     if floor:
         words.append(f"Floor ({floor['name']}) {floor['bits_per_byte']:.2f} bits per byte.")
     return " ".join(words)
-
-
-# --- axes -----------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Axes:
-    """Maps steps and values to pixels."""
-
-    width: int
-    height: int
-    x_max: Number
-    low: Number
-    high: Number
-    log: bool = False
-    left: int = 44
-    right: int = 14
-    top: int = 10
-    bottom: int = 42
-
-    def x(self, step: Number) -> float:
-        """Pixels from the left."""
-        return self.left + (self.width - self.left - self.right) * step / self.x_max
-
-    def y(self, value: Number) -> float:
-        """Pixels from the top."""
-        low, high, value = (math.log(v) if self.log else v for v in (self.low, self.high, value))
-        share = (value - low) / (high - low)
-        return self.height - self.bottom - (self.height - self.bottom - self.top) * share
-
-    def path(self, points: Sequence[Point]) -> str:
-        """A line through the points."""
-        return "M" + "L".join(f"{self.x(x):.1f} {self.y(y):.1f}" for x, y in points)
 
 
 def loss_axes(curves: Curves, floor: dict[str, Any] | None, width: int, height: int) -> Axes:
@@ -229,25 +204,10 @@ def _last(curves: Curves) -> int:
     return max(1, int(curves.steps[-1]["step"]))
 
 
-def _ticks(low: Number, high: Number, count: int) -> list[Number]:
-    """Round numbers in a range: multiples of 1, 2 or 5 times a power of ten."""
-    rough = (high - low) / max(1, count)
-    power: float = 10.0 ** math.floor(math.log10(rough))
-    step = next(power * f for f in (1, 2, 5, 10) if power * f >= rough * 0.999)
-    first = math.ceil(low / step - 1e-9)
-    return [round(i * step, 12) for i in range(first, math.floor(high / step + 1e-9) + 1)]
-
-
-def _log_ticks(axes: Axes) -> list[Number]:
-    """Round numbers at least 22 pixels apart; the roundest first."""
-    span = range(math.floor(math.log10(axes.low)), math.ceil(math.log10(axes.high)) + 1)
-    chosen: list[Number] = []
-    for factor in (1, 2, 5, 3, 4, 8, 6, 1.5, 2.5, 7, 9, 3.5, 1.2, 1.8):
-        for value in (factor * 10.0**power for power in span):
-            inside = axes.low <= value <= axes.high
-            if inside and all(abs(axes.y(value) - axes.y(c)) >= 22 for c in chosen):
-                chosen.append(value)
-    return sorted(chosen)
+def _loss_ticks(axes: Axes, count: int) -> list[Number]:
+    if axes.log:
+        return log_ticks(axes.low, axes.high, axes.y)
+    return even_ticks(axes.low, axes.high, count)
 
 
 # --- SVG ------------------------------------------------------------------------------------------
@@ -257,10 +217,10 @@ def loss_svg(curves: Curves, floor: dict[str, Any] | None, width: int, height: i
     """Draw the loss curve; the page's style sheet gives the classes their colours."""
     axes = loss_axes(curves, floor, width, height)
     raw, even = curves.loss, curves.even
-    marks = [_line(axes, thin(raw), "raw"), _line(axes, thin(even), "train")]
+    marks = [line(axes, thin(raw), "raw"), line(axes, thin(even), "train")]
     if floor and curves.bits_per_nat:
         bound = float(floor["bits_per_byte"])
-        marks.append(_line(axes, [(0, bound), (axes.x_max, bound)], "floor"))
+        marks.append(line(axes, [(0, bound), (axes.x_max, bound)], "floor"))
     marks.append(_dots(axes, curves.averaged, "averaged", curves))
     marks.append(_dots(axes, curves.valid, "valid", curves))
     if curves.kept:
@@ -271,7 +231,7 @@ def loss_svg(curves: Curves, floor: dict[str, Any] | None, width: int, height: i
             f'<circle class="kept" cx="{x:.1f}" cy="{y:.1f}" r="5.5"/><text class="score"'
             f' x="{side[1]:.1f}" y="{y - 11:.1f}" text-anchor="{side[0]}">{score:.3f}</text>'
         )
-    ticks = _log_ticks(axes) if axes.log else _ticks(axes.low, axes.high, height // 55)
+    ticks = _loss_ticks(axes, height // 55)
     return _svg(axes, ticks, marks, curves, gist(curves, floor))
 
 
@@ -282,16 +242,8 @@ def lr_svg(curves: Curves, width: int, height: int) -> str:
     label = f"Learning rate over steps: at most {top:g}."
     if curves.lr:
         label += f" It begins at {curves.lr[0][1]:.2g} and ends at {curves.lr[-1][1]:.2g}."
-    return _svg(
-        axes, _ticks(0, axes.high, 3), [_line(axes, thin(curves.lr), "rate")], curves, label
-    )
-
-
-def _line(axes: Axes, points: Sequence[Point], name: str) -> str:
-    if len(points) == 1:  # a line through one point is invisible
-        x, y = points[0]
-        return f'<circle class="dot {name}" cx="{axes.x(x):.1f}" cy="{axes.y(y):.1f}" r="3"/>'
-    return f'<path class="{name}" d="{axes.path(points)}"/>' if points else ""
+    ticks = even_ticks(0, axes.high, 3)
+    return _svg(axes, ticks, [line(axes, thin(curves.lr), "rate")], curves, label)
 
 
 def _dots(axes: Axes, points: Sequence[Point], name: str, curves: Curves) -> str:
@@ -301,46 +253,22 @@ def _dots(axes: Axes, points: Sequence[Point], name: str, curves: Curves) -> str
         f"<title>step {x:,} ({_time(curves, x)}): {y:.3f} bits per byte</title></circle>"
         for x, y in few
     )
-    return (_line(axes, few, name) if len(few) > 1 else "") + dots
+    return (line(axes, few, name) if len(few) > 1 else "") + dots
 
 
 def _svg(axes: Axes, ticks: list[Number], marks: list[str], curves: Curves, label: str) -> str:
-    floor_y, right = axes.height - axes.bottom, axes.width - axes.right
-    parts = [
+    steps = [t for t in even_ticks(0, axes.x_max, axes.width // 95) if t == int(t)]
+    below = [(t, (f"{t:,.0f}", _time(curves, t))) for t in steps or [0.0, axes.x_max]]
+    return (
         f'<svg class="{"wide" if axes.width > 500 else "narrow"}" role="img" aria-label="'
         f'{html.escape(visible(label))}" viewBox="0 0 {axes.width} {axes.height}">'
-    ]
-    for tick in ticks:
-        y = f"{axes.y(tick):.1f}"
-        parts.append(
-            f'<path class="grid" d="M{axes.left} {y}H{right}"/>'
-            f'<text x="{axes.left - 7}" y="{y}" dy=".32em" text-anchor="end">{tick:g}</text>'
-        )
-    for tick in _step_ticks(axes):
-        x, end = axes.x(tick), "end" if axes.x(tick) > right - 12 else "middle"
-        parts.append(
-            f'<path class="grid" d="M{x:.1f} {floor_y}v5"/>'
-            f'<text x="{x:.1f}" y="{floor_y + 18}" text-anchor="{end}">{tick:,.0f}</text>'
-            f'<text class="time" x="{x:.1f}" y="{floor_y + 33}" text-anchor="{end}">'
-            f"{_time(curves, tick)}</text>"
-        )
-    # A frame of its own cuts what lies outside of the range, without an id to keep unique.
-    frame = (
-        f'<svg x="{axes.left}" y="0" width="{right - axes.left + 8}" height="{floor_y}"'
-        f' viewBox="{axes.left} 0 {right - axes.left + 8} {floor_y}">'
+        f"{frame(axes, [(t, f'{t:g}') for t in ticks], below, marks)}</svg>"
     )
-    parts += [frame, *marks, "</svg>", f'<path class="axis" d="M{axes.left} {floor_y}H{right}"/>']
-    return "".join([*parts, "</svg>"])
 
 
 def _time(curves: Curves, step: Number) -> str:
-    seconds = curves.seconds_at(step)
+    seconds = curves.at(step, "seconds")
     return clock(seconds) if curves.seconds >= 20 else f"{seconds:.1f} s"
-
-
-def _step_ticks(axes: Axes) -> list[Number]:
-    ticks = [t for t in _ticks(0, axes.x_max, axes.width // 95) if t == int(t)]
-    return ticks or [0.0, axes.x_max]
 
 
 # --- PNG ------------------------------------------------------------------------------------------
@@ -357,17 +285,9 @@ def write_curve_png(run: Run, path: Path | str, floor: dict[str, Any] | None = N
     Raises:
         MissingExtraError: matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure  # an extra, and half a second to import
-    except ImportError as error:
-        raise MissingExtraError("matplotlib", "plots") from error
-    curves, target = read_curves(run.read_metrics()), Path(path)
-    figure = Figure(figsize=(7.5, 4.2), dpi=150, layout="constrained")  # no pyplot: no global state
-    plot = figure.subplots()
-    _plot(plot, curves, floor)
-    with writing(target, 0), replacing(target) as temporary:
-        figure.savefig(temporary, format="png")
-    return target
+    figure = new_figure(7.5, 4.2)
+    _plot(figure.subplots(), read_curves(run.read_metrics()), floor)
+    return save_png(figure, Path(path))
 
 
 def _plot(plot: Any, curves: Curves, floor: dict[str, Any] | None) -> None:
@@ -380,7 +300,7 @@ def _plot(plot: Any, curves: Curves, floor: dict[str, Any] | None) -> None:
     axes = loss_axes(curves, floor, 750, 420)
     plot.set_yscale("log" if axes.log else "linear")
     plot.set_ylim(axes.low, axes.high)
-    ticks = _log_ticks(axes) if axes.log else _ticks(axes.low, axes.high, 7)
+    ticks = _loss_ticks(axes, 7)
     plot.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
     plot.set_yticks([], minor=True)
     draw(*zip(*thin(curves.loss), strict=True), color=BLUE, alpha=0.25, lw=0.8)

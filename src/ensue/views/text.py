@@ -40,6 +40,9 @@ USUAL: dict[str, tuple[Any, ...]] = {
     "momentum": (0.95,),
     "grad_clip": (1.0,),
     "shard": ("ddp",),
+    "window": (8,),
+    "kernel_size": (2,),
+    "dilation_cycle": (7,),
 }
 """What a config holds without being asked, where that is more: tested equal to the defaults."""
 
@@ -76,6 +79,12 @@ def short(count: int | float) -> str:
             return f"{count:.3g}{unit}"
         count /= 1000
     return f"{count:.3g}T"
+
+
+def power(count: int | float) -> str:
+    """Write a number of operations as ``--budget`` reads it: ``1.2e13``."""
+    mantissa, _, exponent = f"{count:.3g}".partition("e")
+    return f"{mantissa}e{int(exponent)}" if exponent else mantissa
 
 
 def clock(seconds: int | float) -> str:

@@ -1,0 +1,69 @@
+"""How fast a shape generates, and what it keeps, by the length of the text before."""
+
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ensue.models import step_of
+
+NEW_TOKENS, ROUNDS = 16, 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationSpeed:
+    """One point of the curve."""
+
+    context: int
+    """Tokens before."""
+    tokens_per_second: float
+    """One row, one token at a time; the median of three rounds."""
+    state_bytes: int
+    """What the row keeps."""
+
+
+@torch.inference_mode()
+def measure_generation(config: Any, contexts: Sequence[int]) -> list[GenerationSpeed]:
+    """Time a model of this shape, with its context made long enough; its weights are random.
+
+    Args:
+        config: The model's.
+        contexts: Lengths of the text before; those that the model cannot hold are left out.
+    """
+    longest = max(contexts) + NEW_TOKENS * ROUNDS
+    config = replace(config, dropout=0.0, context_length=longest)
+    torch.manual_seed(0)
+    model: Any = step_of(config).model(config).eval()
+    rows = []
+    for context in contexts:
+        if model.max_length is not None and context + NEW_TOKENS * ROUNDS > model.max_length:
+            continue
+        tokens = torch.randint(config.vocab_size, (1, context))
+        hidden, state = model(tokens, model.init_state(1))
+        times = []
+        for _ in range(ROUNDS):
+            begun = time.perf_counter()
+            for _ in range(NEW_TOKENS):
+                token = model.head(hidden[:, -1]).argmax(dim=-1)[:, None]
+                hidden, state = model(token, state)
+            times.append(NEW_TOKENS / (time.perf_counter() - begun))
+        rows.append(
+            GenerationSpeed(
+                context=context,
+                tokens_per_second=statistics.median(times),
+                state_bytes=_bytes(state),
+            )
+        )
+    return rows
+
+
+def _bytes(state: Any) -> int:
+    if isinstance(state, Tensor):
+        return state.numel() * state.element_size()
+    if hasattr(state, "__dataclass_fields__"):
+        return sum(_bytes(getattr(state, field.name)) for field in fields(state))
+    return 0

@@ -1,0 +1,332 @@
+"""The runs of a comparison: each an ordinary `ensue train`, in a process of its own.
+
+A candidate that diverges or runs out of memory harms no other. The same command again goes on where
+it stopped; the same command on several machines that share the folder shares the work, since every
+run is held by one process at a time.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ensue.comparison.plan import ComparisonPlan, Task, make_plan
+from ensue.comparison.request import CompareConfig
+from ensue.comparison.results import Result, gather, read_outcome
+from ensue.config import differences, to_toml
+from ensue.data.corpus import Corpus
+from ensue.distributed.env import start_env
+from ensue.errors import (
+    DataError,
+    DiskFullError,
+    NonFiniteError,
+    RunError,
+    StoppedError,
+    UsageError,
+)
+from ensue.files import read_sealed, seal, write_atomic
+from ensue.models.custom import CustomConfig
+from ensue.runs import HeldError, Run, holding, new_run_path
+from ensue.tokenizers import Tokenizer
+from ensue.training.config import RunConfig, config_from_dict, config_to_dict
+from ensue.training.session import read_data
+from ensue.training.tracking import Tracker
+
+POLL_SECONDS = 0.25
+"""Between two looks at a run."""
+WAIT_SECONDS = 2.0
+"""Before asking again whether another process has finished a run."""
+
+
+def compare(
+    request: CompareConfig,
+    out: str | Path = "",
+    tracker: Tracker | None = None,
+    jobs: int = 1,
+) -> Result:
+    """Train every candidate at an equal cost, or go on with that.
+
+    Args:
+        request: What is compared.
+        out: The folder; empty: a new one below ``runs/``.
+        tracker: Hears how it goes.
+        jobs: Runs at a time; on one machine they share its cores, and times mean less.
+
+    Returns:
+        What came out; its tables and its report lie in the folder, and the winner is a run there.
+
+    Raises:
+        UsageError: A budget that some candidate cannot use.
+        RunError: The folder holds another comparison.
+        StoppedError: Interrupted; the same call goes on.
+    """
+    if jobs < 1:
+        raise UsageError(f"jobs is {jobs}: at least one run at a time")
+    tracker = tracker or Tracker()
+    stem = Path(request.data.sources[0]).name.split(".")[0] or "text"
+    folder = Path(out or new_run_path(f"{stem}-compare"))
+    folder.mkdir(parents=True, exist_ok=True)
+    with _turn(folder):
+        corpus, tokenizer, plan = _prepare(request, folder, tracker)
+    work = Work(folder, plan, tracker, jobs)
+    for kind in ("trials", "runs"):
+        work.carry_out([task for task in plan.tasks if task.name.startswith(kind)])
+    with _turn(folder):
+        return gather(folder, plan, corpus, tokenizer, work.errors, tracker)
+
+
+@contextlib.contextmanager
+def _turn(folder: Path) -> Iterator[None]:
+    """Wait until no other process plans or gathers this comparison."""
+    while True:
+        with contextlib.suppress(HeldError), holding(folder / "compare.lock", str(folder)):
+            yield
+            return
+        time.sleep(WAIT_SECONDS)
+
+
+def _prepare(
+    request: CompareConfig, folder: Path, tracker: Tracker
+) -> tuple[Corpus, Tokenizer, ComparisonPlan]:
+    """Read the text; make the plan, or find it and check that it is the one asked for."""
+    path, own = folder / "comparison.json", folder / "tokenizer.json"
+    plan = None
+    if path.exists():
+        plan = ComparisonPlan.from_json(read_sealed(path))
+        changed = differences(plan.request, json.loads(json.dumps(request.to_json())))
+        if changed:
+            raise RunError(
+                f"{folder} holds another comparison:\n  " + "\n  ".join(changed),
+                "Repeat the old command to go on, or compare in another folder with --out.",
+            )
+    elif any(p.name not in ("compare.lock", own.name) for p in folder.iterdir()):
+        raise UsageError(
+            f"{folder} is not empty and is not a comparison", "Name another folder with --out."
+        )
+    data = request.data
+    if own.exists():
+        data = replace(data, tokenizer=str(own))
+    reading: Any = RunConfig(data=data, model=None)
+    corpus, tokenizer = read_data(reading, start_env(), tracker)
+    if plan is None:
+        tokenizer.save(own)
+        plan = make_plan(request, corpus, tokenizer, folder, tracker)
+        write_atomic(path, seal(json.loads(json.dumps(plan.to_json()))))
+    elif corpus.fingerprint != plan.corpus:
+        raise DataError(
+            f"the data is not what {folder} was begun with",
+            "Put the old data back, or compare in another folder with --out.",
+        )
+    return corpus, tokenizer, plan
+
+
+class Work:
+    """Carries out runs, some at a time.
+
+    Args:
+        folder: Of the comparison.
+        plan: What is to be run.
+        tracker: Hears how it goes.
+        jobs: Runs at a time.
+    """
+
+    def __init__(self, folder: Path, plan: ComparisonPlan, tracker: Tracker, jobs: int) -> None:
+        self.folder, self.plan, self.tracker, self.jobs = folder, plan, tracker, jobs
+        self.errors: dict[str, str] = {}
+        self.stop = threading.Event()
+        self.speaking = threading.Lock()
+
+    def carry_out(self, tasks: list[Task]) -> None:
+        """Run what is not yet done; those that another process holds are waited for."""
+        waiting = deque(task for task in tasks if not self._is_done(task))
+        if len(waiting) < len(tasks):
+            self.tracker.notice(f"{len(tasks) - len(waiting)} of {len(tasks)} runs are done")
+        with _stoppable(), ThreadPoolExecutor(self.jobs) as pool:
+            try:
+                for future in [pool.submit(self._work, waiting, n) for n in range(self.jobs)]:
+                    future.result()
+            except KeyboardInterrupt:
+                raise self._stopped() from None
+            finally:
+                self.stop.set()
+        self.stop.clear()
+
+    def _stopped(self) -> StoppedError:
+        return StoppedError(
+            "stopped; what was trained is saved",
+            f"Go on with the same command and --out {self.folder}",
+        )
+
+    def _work(self, waiting: deque[Task], worker: int) -> None:
+        while not self.stop.is_set():
+            try:
+                task = waiting.popleft()
+            except IndexError:
+                return
+            try:
+                self._run(task, worker)
+            except HeldError:
+                waiting.append(task)
+                self.stop.wait(WAIT_SECONDS)
+
+    def _is_done(self, task: Task) -> bool:
+        return read_outcome(self.folder / task.name) is not None
+
+    def _run(self, task: Task, worker: int) -> None:
+        """Run one task to its end, in a process of its own.
+
+        Raises:
+            HeldError: Another process is at it.
+        """
+        run = self.folder / task.name
+        if Run.exists(run):
+            with Run(run).lock():
+                pass
+        if self._is_done(task):
+            return
+        command = self.command(task)
+        if not command:
+            return
+        log_path = run.with_name(f"{run.name}.log")
+        with open(log_path, "ab") as log:
+            child = subprocess.Popen(
+                command,
+                stdout=log,
+                stderr=log,
+                env=_environment(worker),
+                # A group of its own: Ctrl-C reaches us alone, and we ask the run to stop, once.
+                process_group=None if sys.platform == "win32" else 0,
+            )
+        try:
+            self._watch(task, child)
+        finally:
+            if child.poll() is None:
+                child.terminate()  # it saves a checkpoint first
+                child.wait()
+        if child.returncode:
+            self._failed(task, child.returncode, log_path)
+
+    def command(self, task: Task) -> list[str]:
+        """Write the recipe of a run, and give the command that carries it out; empty: it cannot."""
+        rate = task.rate or self.best_rate(task.candidate)
+        if not rate:
+            self.errors.setdefault(task.name, "none of its trials came to an end")
+            return []
+        config = config_from_dict(dict(task.config), task.name)
+        train = config.train
+        rates = replace(train, lr=train.lr * rate, matrix_lr=train.matrix_lr * rate)
+        run = self.folder / task.name
+        run.parent.mkdir(exist_ok=True)
+        recipe = run.with_name(f"{run.name}.toml")
+        text = to_toml(config_to_dict(replace(config, train=rates)))
+        if not recipe.exists() or recipe.read_text(encoding="utf-8") != text:
+            write_atomic(recipe, text)
+        code = []
+        if isinstance(config.model, CustomConfig):
+            code = ["--code", config.model.file]
+        train_words = ["train", str(recipe), "--out", str(run)]
+        return [sys.executable, "-m", "ensue.cli", *train_words, *code]
+
+    def best_rate(self, candidate: str) -> float:
+        """Give the factor that did best in the trials; 0: none came to an end."""
+        scores = {}
+        for task in self.plan.tasks:
+            if task.candidate == candidate and task.name.startswith("trials"):
+                outcome = read_outcome(self.folder / task.name)
+                if outcome is not None:
+                    scores[task.rate] = outcome.bits_per_byte
+        return min(scores, key=lambda rate: scores[rate]) if scores else 0.0
+
+    def _watch(self, task: Task, child: "subprocess.Popen[bytes]") -> None:
+        """Show how a run gets on, until its process ends."""
+        done, said = 0, -1
+        names = [t.name for t in self.plan.tasks]
+        title = f"{task.name} ({names.index(task.name) + 1} of {len(names)})"
+        while child.poll() is None:
+            if self.stop.wait(POLL_SECONDS):
+                raise self._stopped()
+            total = _planned_steps(self.folder / task.name)
+            done = _last_step(self.folder / task.name) if total else 0
+            if done != said and self.speaking.acquire(blocking=self.jobs == 1):
+                self.tracker.progress(title, done, total)
+                self.speaking.release()
+                said = done
+
+    def _failed(self, task: Task, code: int, log: Path) -> None:
+        """Note why a run came to no end; raise what concerns all of them."""
+        words = _last_words(log)
+        if code in (StoppedError.exit_code, -2, -15):
+            raise self._stopped()
+        if code == DiskFullError.exit_code:
+            raise DiskFullError(words)
+        if code == RunError.exit_code and "by another process" in words:
+            raise HeldError(words)
+        if code == -9 or "alloc" in words.lower() or "out of memory" in words.lower():
+            words = "out of memory" if code != -9 else "killed by the system: out of memory?"
+        elif code == NonFiniteError.exit_code:
+            words = f"diverged: {words}"
+        self.errors[task.name] = words
+        self.tracker.notice(f"{task.name}: {words}")
+
+
+@contextlib.contextmanager
+def _stoppable() -> Iterator[None]:
+    """Let SIGTERM do what Ctrl-C does: without it the runs would go on without us."""
+
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    try:
+        old = signal.signal(signal.SIGTERM, stop)
+    except ValueError:  # not the main thread: signals are not ours
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, old)
+
+
+def _environment(worker: int) -> dict[str, str] | None:
+    """Give each of several jobs a GPU of its own, where there are some."""
+    count = torch.cuda.device_count()
+    if count < 2 or "CUDA_VISIBLE_DEVICES" in os.environ:
+        return None
+    return {**os.environ, "CUDA_VISIBLE_DEVICES": str(worker % count)}
+
+
+def _planned_steps(run: Path) -> int:
+    try:
+        return int(Run(run).read_plan()["config"]["steps"])
+    except (RunError, KeyError):
+        return 0
+
+
+def _last_step(run: Path) -> int:
+    """Read the end of the metrics: the number of the last update."""
+    try:
+        with open(Run(run).metrics_path, "rb") as file:
+            file.seek(max(0, file.seek(0, 2) - 2048))
+            lines = file.read().splitlines()
+        return max((int(json.loads(line)["step"]) for line in lines[1:]), default=0)
+    except (OSError, ValueError, KeyError):
+        return 0
+
+
+def _last_words(log: Path) -> str:
+    """Give the error that a run ended with, in one line."""
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    return errors[-1] if errors else next((line for line in reversed(lines) if line.strip()), "")

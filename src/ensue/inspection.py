@@ -1,0 +1,243 @@
+"""Look at a trained model while it reads: what it expects, how far back it looks, its insides.
+
+    look = ensue.inspection.look("runs/book", "Once upon a time")
+    look.positions[-1].top      # the likeliest next tokens
+    look.save("pictures")       # a page, and each picture as SVG and PNG
+
+In a notebook the last line of a cell shows it.
+"""
+
+import html
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from ensue import __version__
+from ensue.decoding.engine import device_of, evaluating
+from ensue.errors import UsageError
+from ensue.nn.capture import capture
+from ensue.runs import Run, newest_run
+from ensue.tokenizers import Tokenizer
+from ensue.training.session import load_model
+from ensue.views.looks import SHOWN, Position, look_page, pictures, write_pictures
+from ensue.views.pictures import Picture
+
+READ = 256
+"""Tokens that are read at most: attention keeps a weight for each pair of them."""
+TOP = 5
+"""Likeliest tokens of a position."""
+TINY = 1e-30
+"""Keeps the shares of a model whose weights are all zero at zero."""
+PROBED = 8
+"""Last places of a text whose gradients are averaged."""
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Look:
+    """What was seen of a model while it read a text."""
+
+    title: str
+    """Which model."""
+    text: str
+    """What was read of the text."""
+    tokens: tuple[str, ...]
+    """The same token by token, made visible, after the mark of a document's beginning."""
+    positions: tuple[Position, ...]
+    """What was expected after each of them."""
+    by_distance: tuple[float, ...]
+    """Share of the gradient of a prediction that falls on the token 0, 1, 2 … back."""
+    reach: int | None
+    """Tokens that a prediction can depend on, by the model's shape; None: all that came before."""
+    maps: Mapping[str, Float[np.ndarray, "..."]]
+    """What the model's taps showed: attention (H, T, T), gates i f o (T, 3, D), states (T, D)."""
+    notices: tuple[str, ...]
+    """What was cut or could not be spelt."""
+
+    @cached_property
+    def pictures(self) -> list[Picture]:
+        """Everything drawn."""
+        return pictures(self.tokens, self.positions, self.by_distance, self.reach, self.maps)
+
+    def to_json(self) -> dict[str, Any]:
+        """Give all numbers but the maps as plain values."""
+        return {
+            "title": self.title,
+            "text": self.text,
+            "tokens": list(self.tokens),
+            "positions": [asdict(position) for position in self.positions],
+            "by_distance": list(self.by_distance),
+            "reach": self.reach,
+            "notices": list(self.notices),
+        }
+
+    def save(self, folder: Path | str) -> list[Path]:
+        """Write inspect.html, and each picture as SVG and, with matplotlib, as PNG."""
+        return write_pictures(Path(folder), "inspect.html", self._page(), self.pictures)
+
+    def _page(self) -> str:
+        return look_page(
+            self.title, self.text, self.notices, self.positions, self.pictures, __version__
+        )
+
+    def _repr_html_(self) -> str:
+        # In a frame: the page's style would else repaint the notebook around it.
+        return (
+            f'<iframe sandbox srcdoc="{html.escape(self._page())}" title="ensue inspect"'
+            ' style="width: 100%; height: 40rem; border: 0"></iframe>'
+        )
+
+    def __repr__(self) -> str:
+        return f"Look({self.title!r}, {len(self.tokens)} tokens, {len(self.maps)} maps)"
+
+
+def look(run: str | Path | Run, text: str) -> Look:
+    """Look at a finished run while it reads a text.
+
+    Args:
+        run: Its folder; empty: the newest below ``runs/``.
+        text: A sentence or a few; of a longer one the end is read, and a notice says so.
+
+    Raises:
+        RunError: The run is missing, unfinished, damaged, or of a newer version.
+        UsageError: The text is empty.
+    """
+    opened = run if isinstance(run, Run) else Run.open(run) if str(run) else newest_run()
+    model, tokenizer = load_model(opened)
+    return look_at(model, tokenizer, text, opened.path.resolve().name)
+
+
+def look_at(model: Any, tokenizer: Tokenizer, text: str, name: str = "") -> Look:
+    """Look at any decoder while it reads a text; see `look`.
+
+    Args:
+        model: A decoder; its parts show what they pass to `ensue.nn.capture.tap`.
+        tokenizer: The one that it was trained with.
+        text: What it reads.
+        name: What to call it, beside its class.
+    """
+    if not text:
+        raise UsageError("the text is empty", 'For instance: ensue inspect RUN "Once upon a time"')
+    ids, unspelt = tokenizer.encode_array(text)
+    read = [tokenizer.eos_id, *ids.tolist()]  # a text begins where another ended
+    longest = min(READ, model.max_length or READ)
+    notices = _notices(len(read), longest, unspelt)
+    read = read[-longest:]
+    tokens = torch.tensor([read], device=device_of(model))
+    with evaluating(model):
+        with torch.inference_mode(), capture(model) as maps:
+            logits = model.head(model(tokens)[0])[0]
+        logprobs = logits.float().log_softmax(dim=-1)
+        distances = influence(model, tokens)
+    return Look(
+        title=f"{name} ({type(model).__name__})" if name else type(model).__name__,
+        text=tokenizer.decode(read),
+        tokens=tuple(_spelt(tokenizer, token, "(start)") for token in read),
+        positions=_positions(logprobs.cpu(), read[1:], tokenizer),
+        by_distance=tuple(distances.tolist()),
+        reach=reach_of(model),
+        maps={name: _whole(shown) for name, shown in maps.items()},
+        notices=notices,
+    )
+
+
+def _notices(length: int, longest: int, unspelt: int) -> tuple[str, ...]:
+    notices = []
+    if length > longest:
+        why = "as many as are looked at" if longest == READ else "the model's context"
+        notices.append(f"Of {length:,} tokens the last {longest:,} are read: {why}.")
+    if min(length, longest) > SHOWN:
+        notices.append(f"Pictures show the last {SHOWN} tokens.")
+    if unspelt:
+        notices.append(f"The tokenizer cannot spell {unspelt:,} bytes: they are read as unknown.")
+    return tuple(notices)
+
+
+def _positions(
+    logprobs: Float[Tensor, "T V"], comes: list[int], tokenizer: Tokenizer
+) -> tuple[Position, ...]:
+    """Say what was expected after each token, and what came; after the last one nothing did."""
+    found = []
+    best = logprobs[:, : tokenizer.vocab_size].topk(min(TOP, tokenizer.vocab_size))
+    shares, ids = best.values.exp().tolist(), best.indices.tolist()
+    for i in range(len(logprobs)):
+        logprob = float(logprobs[i, comes[i]]) if i < len(comes) else None
+        found.append(
+            Position(
+                token="" if logprob is None else _spelt(tokenizer, comes[i], "(start)"),
+                probability=None if logprob is None else math.exp(logprob),
+                bits=None if logprob is None else max(0.0, -logprob / math.log(2)),
+                top=tuple(
+                    (_spelt(tokenizer, token, "(end)"), share)
+                    for token, share in zip(ids[i], shares[i], strict=True)
+                ),
+            )
+        )
+    return tuple(found)
+
+
+def _spelt(tokenizer: Tokenizer, token: int, mark: str) -> str:
+    """Write a token visibly; what stands between two texts by what it means here."""
+    return mark if token == tokenizer.eos_id else tokenizer.token_text(token)
+
+
+def _whole(shown: list[Tensor]) -> Float[np.ndarray, "..."]:
+    """Put what one tap showed together: of a layer that goes step by step one tensor a step."""
+    tensors = [tensor[0] for tensor in shown]
+    joined = torch.stack(tensors) if len(tensors) > 1 else tensors[0]
+    return joined.float().cpu().numpy()
+
+
+def influence(model: Any, tokens: Int[Tensor, "1 T"]) -> Float[Tensor, " T"]:
+    """Measure how much a prediction depends on the token 0, 1, 2 … places back.
+
+    It is the gradient of the likeliest next token's logit with respect to the vector that the
+    model's embedding gives for a token: its norm, as a share of all, averaged over the last
+    `PROBED` places of the text.
+
+    Args:
+        model: A decoder whose first nn.Embedding turns ids into vectors; in evaluation mode.
+        tokens: What it reads.
+
+    Raises:
+        UsageError: A person's own model that turns ids into vectors in another way.
+    """
+    embedding = next((part for part in model.modules() if isinstance(part, nn.Embedding)), None)
+    if embedding is None:
+        raise UsageError("this model has no nn.Embedding, so nothing to take a gradient to")
+    vectors: list[Tensor] = []
+
+    def leaf(module: nn.Module, given: Any, made: Tensor) -> Tensor:
+        vectors.append(made.detach().requires_grad_())
+        return vectors[-1]
+
+    steps = tokens.shape[1]
+    total, count = torch.zeros(steps), torch.zeros(steps)
+    handle = embedding.register_forward_hook(leaf)
+    try:
+        with torch.enable_grad():
+            hidden, _ = model(tokens)
+            logits = model.head(hidden)[0].amax(dim=-1)
+            for t in range(max(0, steps - PROBED), steps):
+                (gradient,) = torch.autograd.grad(logits[t], vectors[0], retain_graph=True)
+                # A window also looks up what stands before the text: that is no token.
+                norms = gradient[0, -steps:].norm(dim=-1)[: t + 1].flip(0).cpu()
+                total[: t + 1] += norms / norms.sum().clamp(min=TINY)
+                count[: t + 1] += 1
+    finally:
+        handle.remove()
+    shares = total / count
+    return shares / shares.sum().clamp(min=TINY)
+
+
+def reach_of(model: Any) -> int | None:
+    """Give how many tokens a prediction can depend on, by a model's shape; None: any number."""
+    config = getattr(model, "config", None)
+    return model.max_length or getattr(config, "reach", None) or getattr(config, "window", None)

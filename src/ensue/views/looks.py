@@ -1,0 +1,450 @@
+"""What a model does with a text, and what an architecture recalls: pictures, and their pages."""
+
+import csv
+import io
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from ensue.files import fsync_dir, write_atomic, writing
+from ensue.views import lines
+from ensue.views.page import escaped, facts, footer, page, table
+from ensue.views.pictures import STYLE, Bars, Heat, Picture
+from ensue.views.text import duration, visible
+
+SHOWN = 64
+"""Tokens in a picture: more labels than these cannot be read side by side."""
+UNITS = 12
+"""Units of a layer that are shown: those that vary the most along the text."""
+LONGEST_LABEL = 12
+LEAST_SHARE = 1e-4
+"""Of the gradient: what is less is drawn at the bottom, what is nothing is not drawn."""
+
+Map = Float[np.ndarray, "..."]
+Draw = Callable[[Mapping[str, Map], Sequence[str]], list[Picture]]
+"""Draws what the layers' taps of one kind showed, over the labels of the tokens."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Position:
+    """What a model expects at one place of a text, and what comes."""
+
+    token: str
+    """What comes, made visible; empty after the last one."""
+    probability: float | None
+    """What the model gave it."""
+    bits: float | None
+    """Its surprisal: minus the binary logarithm of that."""
+    top: tuple[tuple[str, float], ...]
+    """The tokens that the model finds likeliest, and their probabilities."""
+
+
+def label(text: str) -> str:
+    """Make a token fit an axis: visible, on one line, not too long."""
+    shown = visible(text).replace("\n", "↵").replace("\t", "→")
+    return shown if len(shown) <= LONGEST_LABEL else f"{shown[: LONGEST_LABEL - 1]}…"
+
+
+def percent(share: float) -> str:
+    """Write a share with two digits: ``41 %``, ``0.3 %``."""
+    if share < 1e-4:
+        return "< 0.01 %"
+    return f"{100 * share:.0f} %" if share >= 0.1 else f"{100 * share:.2g} %"
+
+
+# --- pictures of a look ---------------------------------------------------------------------------
+
+
+def pictures(
+    tokens: Sequence[str],
+    positions: Sequence[Position],
+    by_distance: Sequence[float],
+    reach: int | None,
+    maps: Mapping[str, Map],
+) -> list[Picture]:
+    """Draw what was seen of a model at work: its guesses, how far back it looks, its insides.
+
+    Args:
+        tokens: What was read; all but the last `SHOWN` are left out.
+        positions: What was expected after each of them.
+        by_distance: Share of the gradient that falls on the token so far back.
+        reach: Tokens that a prediction can depend on; None: all.
+        maps: Attention (H, T, T), gates (T, 3, D) and states (T, D), by the tap's name.
+    """
+    labels = [label(token) for token in tokens[-SHOWN:]]
+    drawn = [_surprise(positions[-SHOWN:]), _influence(by_distance, reach)]
+    for what, draw in INSIDES.items():
+        layers = {_layer(name): m for name, m in maps.items() if name.endswith(f"/{what}")}
+        if layers:
+            drawn += draw(layers, labels)
+    return drawn
+
+
+def _layer(name: str) -> str:
+    """Name the part that a tap shows as people count: the first layer is layer 1."""
+    part = name.rpartition("/")[0]
+    number = re.search(r"\.(\d+)", part)
+    return f"layer {int(number[1]) + 1}" if number else part or "the model"
+
+
+def _surprise(positions: Sequence[Position]) -> Picture:
+    known = [p for p in positions if p.bits is not None and p.probability is not None]
+    return Picture(
+        name="surprise",
+        title="How surprising each token is",
+        caption="Bits of surprise at each token, given all before it: 0 was certain, 1 as a coin's"
+        " fall, 8 as a byte that nobody can guess. In words: the probability that the model gave.",
+        panels=[
+            Bars(
+                title="bits of surprise",
+                labels=[label(p.token) for p in known],
+                values=[p.bits or 0.0 for p in known],
+                notes=[f"{p.bits:.1f}  ({percent(p.probability or 0.0)})" for p in known],
+            )
+        ],
+        heads=POSITION_HEADS,
+        rows=position_rows(positions),
+    )
+
+
+POSITION_HEADS = ("comes", "bits", "probability", "likeliest before it came")
+
+
+def position_rows(positions: Sequence[Position]) -> list[list[str]]:
+    """Give what was expected and what came, for the terminal and the page."""
+    rows = []
+    for p in positions:
+        guesses = ", ".join(f"{label(token)} {percent(share)}" for token, share in p.top)
+        if p.bits is None or p.probability is None:
+            rows.append(["(the end)", "–", "–", guesses])
+        else:
+            rows.append([label(p.token), f"{p.bits:.2f}", percent(p.probability), guesses])
+    return rows
+
+
+def _influence(by_distance: Sequence[float], reach: int | None) -> Picture:
+    last = len(by_distance) - 1
+    # Places are one more than the tokens back: a logarithm has no zero.
+    points = [(d + 1, max(s, LEAST_SHARE)) for d, s in enumerate(by_distance) if s > 0]
+    points = points or [(1, LEAST_SHARE)]  # a model whose weights are all zero
+    seen = points[-1][0] - 1
+    low = 10.0 ** min(-1, math.floor(math.log10(min(share for _, share in points))))
+    drawn = [lines.Line("gradient", points, 0)]
+    if reach is not None and reach <= last:
+        words = f"By its shape a prediction depends on the last {reach:,} tokens, and no further."
+        drawn.append(lines.Line(f"reach {reach}", [(reach + 0.5, low), (reach + 0.5, 1.0)], 1))
+    elif reach is not None:
+        words = f"By its shape a prediction depends on up to {reach:,} tokens, more than are here."
+    else:
+        words = "By its shape a prediction depends on all that came before."
+    words += f" The furthest token with any influence here is {seen:,} back."
+    return Picture(
+        name="distance",
+        title="How far back the prediction looks",
+        caption="The gradient of the likeliest token's logit with respect to the vector of the"
+        " token so far back (0: the last one read): its norm, as a share of all, and the mean over"
+        f" the last places of the text. {words}",
+        panels=lines.Panel(
+            name="distance",
+            title="share of the gradient",
+            words=words,
+            x_title="tokens back",
+            lines=drawn,
+            low=low,
+            high=1.0,
+            x_min=1,
+            x_max=last + 1,
+            log=True,
+            x_log=True,
+            x_ticks=_doubling(last),
+            x_words=lambda place: f"{place - 1:g}",
+            y_words=lambda share: f"{100 * share:g} %",
+        ),
+        heads=["tokens back", "share of the gradient"],
+        rows=[[str(d), f"{share:.3g}"] for d, share in enumerate(by_distance)],
+    )
+
+
+def _doubling(last: int) -> list[int]:
+    """Give places for 0, 1, 2, 4, 8 … tokens back, and the last where there is room for it."""
+    backs = [0, *(2**i for i in range(12) if 1.5 * 2**i < last), last]
+    return [back + 1 for back in backs]
+
+
+def _attention(layers: Mapping[str, Map], labels: Sequence[str]) -> list[Picture]:
+    return [_attention_of(layer, weights, labels) for layer, weights in layers.items()]
+
+
+def _attention_of(layer: str, weights: Map, labels: Sequence[str]) -> Picture:
+    shown = weights[:, -len(labels) :, -len(labels) :]
+    heads = [f"head {i + 1}" for i in range(len(shown))]
+    best = shown.argmax(axis=2)
+    # One token alone always weighs 1: with it as the full colour all else would be pale.
+    full = float(np.quantile(shown[shown > 0], 0.99))
+    cut = (
+        " What the tokens shown give to earlier ones is left out."
+        if len(labels) < weights.shape[2]
+        else ""
+    )
+    return Picture(
+        name=f"attention-{_stem(layer)}",
+        title=f"Attention, {layer}",
+        caption="Each row is a token that looks, each column a token that is looked at; a row's"
+        " weights add up to 1. A cell's shade grows with the square root of its weight; the full"
+        f" colour is {percent(full)} or more.{cut}",
+        panels=[
+            Heat(f"{layer}, {head}", labels, labels, np.sqrt(one), math.sqrt(full))
+            for head, one in zip(heads, shown, strict=True)
+        ],
+        heads=["looks", *(f"{head} most at" for head in heads)],
+        rows=[
+            [
+                token,
+                *(f"{labels[s]} {percent(float(w[t, s]))}" for w, s in zip(shown, at, strict=True)),
+            ]
+            for t, (token, at) in enumerate(zip(labels, best.T, strict=True))
+        ],
+    )
+
+
+GATES = (
+    "input gate i: what is written",
+    "forget gate f: what is kept",
+    "output gate o: what is said",
+)
+
+
+def _gates(layers: Mapping[str, Map], labels: Sequence[str]) -> list[Picture]:
+    panels = []
+    for layer, gates in layers.items():
+        shown = gates[-len(labels) :]
+        for i, name in enumerate(GATES):
+            units, values = _most_varying(shown[:, i])
+            rows = np.vstack([shown[:, i].mean(axis=1), values])
+            panels.append(Heat(f"{layer}, {name}", ["mean of all", *units], labels, rows, 1.0))
+    words = (
+        "The mean over all units, and the units that vary the most along the text. The full colour"
+        " is 1, an open gate; none is 0, a closed one."
+    )
+    return [_shades("gates", "Gates", words, panels, labels)]
+
+
+def _states(kind: str, words: str) -> Draw:
+    def draw(layers: Mapping[str, Map], labels: Sequence[str]) -> list[Picture]:
+        panels = []
+        for layer, states in layers.items():
+            units, values = _most_varying(states[-len(labels) :])
+            full = float(np.abs(values).max()) or 1.0
+            title = f"{layer}: full colour is {full:.2g}"
+            panels.append(Heat(title, units, labels, values, full))
+        caption = (
+            f"{words} Shown are the units that vary the most along the text. Blue is above zero,"
+            " orange below."
+        )
+        return [_shades(_stem(kind), kind, caption, panels, labels)]
+
+    return draw
+
+
+def _shades(
+    name: str, title: str, caption: str, panels: Sequence[Heat], labels: Sequence[str]
+) -> Picture:
+    return Picture(
+        name=name,
+        title=title,
+        caption=caption,
+        panels=panels,
+        heads=["", *labels],
+        rows=[
+            [f"{panel.title.split(':')[0]}, {row}", *(f"{value:.2f}" for value in values)]
+            for panel in panels
+            for row, values in zip(panel.rows, panel.values, strict=True)
+        ],
+    )
+
+
+def _most_varying(
+    states: Float[np.ndarray, "T D"],
+) -> tuple[list[str], Float[np.ndarray, "U T"]]:
+    """Name the units that vary the most along the text, and give each one's course."""
+    chosen = np.sort(np.argsort(-states.std(axis=0), kind="stable")[:UNITS])
+    return [f"unit {unit}" for unit in chosen], states[:, chosen].T
+
+
+def _stem(words: str) -> str:
+    """Make words part of a file's name."""
+    return re.sub(r"[^A-Za-z0-9]+", "-", words).strip("-").lower()
+
+
+INSIDES: dict[str, Draw] = {
+    "weights": _attention,
+    "gates": _gates,
+    "c": _states("Memory c", "What the cell remembers: only added to and scaled."),
+    "h": _states("States h", "What the layer says at each token."),
+    "maps": _states("Feature maps", "What the filters find at each place."),
+}
+"""What a tap's last word means."""
+
+
+# --- the page of a look ---------------------------------------------------------------------------
+
+
+def look_page(
+    title: str,
+    text: str,
+    notices: Sequence[str],
+    positions: Sequence[Position],
+    drawn: Sequence[Picture],
+    version: str,
+) -> str:
+    """Make the page: the text and its score in words, then the pictures."""
+    bits = [p.bits for p in positions if p.bits is not None]
+    most = max(positions, key=lambda p: p.bits or 0.0)
+    body = [
+        f'<header><p class="over">ensue inspect</p><h1>{escaped(title)}</h1></header>',
+        f'<p class="sample" dir="auto" lang="">{escaped(text)}</p>',
+        facts(
+            {
+                "tokens predicted": f"{len(bits):,}",
+                "bits of surprise, mean": f"{sum(bits) / len(bits):.2f}",
+                "most surprising": f"{label(most.token)} ({most.bits or 0.0:.1f} bits)",
+            }
+        ),
+        "".join(f"<p>{escaped(notice)}</p>" for notice in notices),
+        *(picture.section("the --json output") for picture in drawn),
+        footer(version),
+    ]
+    return page(f"{title} · ensue", "\n".join(filter(None, body)), STYLE)
+
+
+def write_pictures(folder: Path, name: str, content: str, drawn: Sequence[Picture]) -> list[Path]:
+    """Write a page and the files of its pictures into a folder, made where it is missing."""
+    with writing(folder, 0):
+        folder.mkdir(parents=True, exist_ok=True)
+        fsync_dir(folder)
+    write_atomic(folder / name, content)
+    return [folder / name, *(path for picture in drawn for path in picture.save(folder))]
+
+
+# --- recall ---------------------------------------------------------------------------------------
+
+
+def write_recall(folder: Path, result: Mapping[str, Any], version: str) -> list[Path]:
+    """Write a result of the recall probe: recall.html, .csv, .svg and, with matplotlib, .png.
+
+    Args:
+        folder: Made where it is missing.
+        result: As `ensue.probes.RecallResult.to_json` gives it.
+        version: Of ensue.
+    """
+    drawn = recall_picture(result)
+    numbers = io.StringIO()
+    rows = csv.writer(numbers, lineterminator="\n")
+    rows.writerow(["model", "parameters", "seed", "lag", "accuracy"])
+    rows.writerows(_measured(result))
+    paths = write_pictures(folder, "recall.html", _recall_page(result, drawn, version), [drawn])
+    write_atomic(folder / "recall.csv", numbers.getvalue())
+    return [*paths, folder / "recall.csv"]
+
+
+def _measured(result: Mapping[str, Any]) -> Iterator[tuple[Any, ...]]:
+    for model in result["models"]:
+        for seed, accuracy in enumerate(model["accuracy"]):
+            for lag, share in zip(result["lags"], accuracy, strict=True):
+                yield model["name"], model["parameters"], seed, lag, share
+
+
+def recall_picture(result: Mapping[str, Any]) -> Picture:
+    """Draw accuracy by lag: the mean over seeds, and each seed thinly."""
+    lags, seeds = result["lags"], len(result["models"][0]["accuracy"])
+    members = f" The thin lines are the {seeds} seeds, the thick ones their means." * (seeds > 1)
+    caption = (
+        f"Share of {result['test_rows']:,} symbols that are named rightly, by how many tokens ago"
+        f" they were seen. A guess is right in {100 * result['chance']:g} %.{members}"
+    )
+    return Picture(
+        name="recall",
+        title="Recall by lag",
+        caption=caption,
+        panels=lines.Panel(
+            name="recall",
+            title="symbols recalled",
+            words=caption,
+            x_title="tokens ago",
+            lines=[
+                _recall_line(model, lags, style) for style, model in enumerate(result["models"])
+            ],
+            low=0.0,
+            high=1.04,
+            x_min=lags[0],
+            x_max=max(lags[-1], lags[0] + 1),
+            x_log=True,
+            x_ticks=[lag for lag in lags if lag & (lag - 1) == 0],
+            y_words=lambda share: f"{100 * share:.0f} %",
+            level=("chance", result["chance"]),
+        ),
+        heads=["model", *(f"lag {lag}" for lag in lags)],
+        rows=[
+            [model["name"], *(f"{share:.2f}" for share in model["mean"])]
+            for model in result["models"]
+        ],
+    )
+
+
+def _recall_line(model: Mapping[str, Any], lags: Sequence[int], style: int) -> lines.Line:
+    mean, *seeds = (list(zip(lags, y, strict=True)) for y in (model["mean"], *model["accuracy"]))
+    return lines.Line(model["name"], mean, style, seeds if len(seeds) > 1 else ())
+
+
+RECALL_HEADS = ("model", "parameters", "can look back", "recall falls at lag", "rate", "training")
+
+
+def recall_rows(result: Mapping[str, Any]) -> list[list[str]]:
+    """Give the summary's rows, for the terminal and the page; `RECALL_HEADS` are its heads."""
+    return [
+        [
+            visible(model["name"]),
+            f"{model['parameters']:,}",
+            f"{model['reach']:,} tokens" if model["reach"] else "all",
+            _falls(model["falls_at"], result["lags"][-1]),
+            f"{model['rate']:g} x",
+            duration(model["seconds"]),
+        ]
+        for model in result["models"]
+    ]
+
+
+def _falls(lags: Sequence[int | None], last: int) -> str:
+    words = [f"beyond {last}" if lag is None else str(lag) for lag in lags]
+    return words[0] if len(set(words)) == 1 else ", ".join(words)
+
+
+def recall_protocol(result: Mapping[str, Any]) -> str:
+    """Say in words what was done, the same for all."""
+    rates = ", ".join(f"{rate:g}" for rate in result["rates"])
+    return (
+        f"Each model is trained anew for {result['steps']:,} updates of"
+        f" {result['rows_per_step']} rows, the same rows for all: one of 8 symbols, k - 1 fillers,"
+        f" a query; k is drawn log-uniformly up to {result['lags'][-1]}. The learning rate is the"
+        f" best of {rates} times the usual one for the first seed, by its loss on validation rows."
+        " Recall falls at the first lag where it is less than half way between chance and 1; of"
+        " seeds that differ, each has its number."
+    )
+
+
+def _recall_page(result: Mapping[str, Any], drawn: Picture, version: str) -> str:
+    body = [
+        '<header><p class="over">ensue inspect --probe recall</p>'
+        "<h1>How well each architecture recalls what it saw k tokens ago</h1></header>",
+        table("Summary", RECALL_HEADS, recall_rows(result)),
+        drawn.section("recall.csv"),
+        f"<section><h2>How it was measured</h2><p>{escaped(recall_protocol(result))}</p></section>",
+        footer(version),
+    ]
+    return page("Recall by lag · ensue", "\n".join(body), STYLE)

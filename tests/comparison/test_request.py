@@ -1,0 +1,110 @@
+"""What is asked for: refused where it cannot be meant, before anything runs."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ensue.comparison.plan import LEAST_STEPS, Candidate, _lengths, _protocol
+from ensue.comparison.request import CompareConfig, parse_models
+from ensue.data.corpus import DataConfig
+from ensue.errors import UsageError
+from ensue.training.config import RunConfig, TrainConfig
+
+DATA = DataConfig(sources=("book.txt",))
+
+
+def candidate(name: str, seconds: float, flops: float, context: int = 32) -> Candidate:
+    shape: Any = type("Shape", (), {"context_length": context})()
+    train = TrainConfig(global_batch_size=2048 // context)
+    config: Any = RunConfig(data=DATA, model=shape, train=train)
+    return Candidate(name, config, seconds, flops, 1000)
+
+
+FAST, SLOW = candidate("fast", 0.01, 1e9), candidate("slow", 0.05, 4e9, context=64)
+
+
+def test_all_five_are_compared_when_none_is_named() -> None:
+    assert list(CompareConfig(data=DATA).models) == ["mlp", "cnn", "rnn", "lstm", "gpt2"]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("mlp,mlp", "twice"),
+        ("mlp,gtp2", "did you mean 'gpt2'"),
+        ("", "none named"),
+        ("mlp,mine=nowhere.py:GRU", "no file nowhere.py"),
+    ],
+)
+def test_models_that_do_not_exist_or_are_there_twice_are_refused(text: str, words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        parse_models(text)
+
+
+def test_a_class_of_ones_own_is_named_after_itself(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text("class GRU: ...\n")
+    assert parse_models(f"lstm,{file}:GRU,other={file}:GRU") == {
+        "lstm": {"name": "lstm"},
+        "gru": {"name": f"{file}:GRU"},
+        "other": {"name": f"{file}:GRU"},
+    }
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"equal": "parms"}, "did you mean 'params'"),
+        ({"budget": "1e12flop"}, "not a time"),
+        ({"budget": "soon"}, "cannot read 'soon'"),
+        ({"seeds": 0}, "seeds is 0"),
+        ({"rates": ()}, "factors above 0"),
+        ({"rates": (1.0, 1.0)}, "different factors"),
+        ({"rates": (-1.0, 1.0)}, "factors above 0"),
+        ({"size": "xxl"}, "unknown value 'xxl'"),
+        ({"models": {"a/b": {"name": "mlp"}}}, "cannot be called"),
+    ],
+)
+def test_values_that_mean_nothing_are_refused(values: dict[str, Any], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        CompareConfig(data=DATA, **values)
+
+
+def test_equal_parameters_come_with_equal_tokens_set_by_the_slowest() -> None:
+    lengths = _lengths("params", [FAST, SLOW], 100.0)
+    tokens = [lengths[c.name]["steps"] * c.tokens_per_step for c in (FAST, SLOW)]
+    assert tokens[0] == pytest.approx(tokens[1], rel=0.02)
+    assert lengths["slow"]["steps"] * SLOW.seconds_per_step < 100.0
+
+
+def test_equal_operations_are_equal_within_two_percent() -> None:
+    lengths = _lengths("flops", [FAST, SLOW], 100.0)
+    flops = [lengths[c.name]["steps"] * c.flops_per_step for c in (FAST, SLOW)]
+    assert flops[0] == pytest.approx(flops[1], rel=0.02)
+    seconds = [lengths[c.name]["steps"] * c.seconds_per_step for c in (FAST, SLOW)]
+    assert max(seconds) < 100.0
+
+
+def test_equal_time_is_what_each_run_is_told() -> None:
+    assert _lengths("time", [FAST, SLOW], 100.0) == {
+        "fast": {"budget": "100s"},
+        "slow": {"budget": "100s"},
+    }
+
+
+def test_a_budget_that_one_candidate_cannot_use_is_refused_and_it_is_named() -> None:
+    """Found after an hour of the others' training, it would have cost that hour."""
+    seconds = 5.0 + LEAST_STEPS * 0.02  # enough for the fast one
+    with pytest.raises(UsageError, match="too small for slow"):
+        _lengths("params", [FAST, SLOW], seconds)
+
+
+def test_the_protocol_states_the_share_of_the_trials() -> None:
+    request = CompareConfig(data=DATA)
+    words = " ".join(_protocol(request, [FAST, SLOW], 180.0, 0.2))
+    assert "20% went to 3 trials" in words
+    assert "0.5, 1, 2" in words
+    assert "No learning rates were tried" in " ".join(
+        _protocol(CompareConfig(data=DATA, rates=(1.0,)), [FAST, SLOW], 180.0, 0.0)
+    )
