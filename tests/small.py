@@ -18,3 +18,5 @@ MODELS: dict[str, Any] = {
     "gpt2": GPT2Config(context_length=8, d_model=16, num_layers=1, num_heads=2),
 }
 EVERY = pytest.mark.parametrize("model", list(MODELS))
+TWO = pytest.mark.parametrize("model", ["lstm", "gpt2"])
+"""Where the model hardly matters: two as unlike as can be."""

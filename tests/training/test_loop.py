@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from small import EVERY, MODELS
+from small import EVERY, MODELS, TWO
 from torch import Tensor
 
 from ensue.data.corpus import DataConfig, prepare
@@ -112,7 +112,7 @@ def test_micro_batches_equal_the_big_batch(
     assert watched[0].rows == watched[1].rows
 
 
-@EVERY
+@TWO
 def test_a_remainder_of_rows_counts_as_much_as_the_others(
     tmp_path: Path, config: Make, watched: list[Watched], model: str
 ) -> None:
@@ -185,7 +185,7 @@ def test_gradients_are_clipped_to_the_norm(
     assert norm == pytest.approx(0.01, rel=1e-3)
 
 
-@EVERY
+@TWO
 def test_the_weights_kept_are_the_best_on_valid(tmp_path: Path, config: Make, model: str) -> None:
     """The score that is reported belongs to the weights that are saved."""
     request = config(model, steps=12, average=0.8, lr=0.05, schedule="constant")
@@ -222,7 +222,7 @@ def poison_gradient(loop: Loop) -> None:
     parameter.register_hook(lambda grad: grad * math.inf)
 
 
-@EVERY
+@TWO
 @pytest.mark.parametrize("poison", [poison_weight, poison_gradient])
 @pytest.mark.parametrize("clip", [0.0, 1.0])
 def test_an_update_that_is_not_finite_is_not_applied(
@@ -286,7 +286,7 @@ def test_an_absurd_learning_rate_is_refused_with_a_better_one(
 # -- a disk that fills -----------------------------------------------------------------------------
 
 
-@EVERY
+@TWO
 @pytest.mark.parametrize("at", [1, 2, 3])
 def test_a_full_disk_ends_the_run_and_the_same_call_goes_on(
     tmp_path: Path, config: Make, monkeypatch: pytest.MonkeyPatch, model: str, at: int

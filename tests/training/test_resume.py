@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from small import EVERY, MODELS
+from small import EVERY, MODELS, TWO
 from torch import nn
 
 from ensue.data.corpus import DataConfig
@@ -228,7 +228,7 @@ def flip_a_byte(path: Path) -> None:
     path.write_bytes(raw)
 
 
-@EVERY
+@TWO
 @pytest.mark.parametrize("damage", ["tensors", "state", "gone", "all"])
 def test_a_damaged_checkpoint_is_named_and_the_one_before_gives_the_same_bits(
     tmp_path: Path, config: Callable[..., RunConfig[Any]], model: str, damage: str

@@ -19,7 +19,7 @@ PROMPTS = ('def parse(self, text):\n    """', "import os\nimport ")
 class DemoArgs:
     """How long, and where."""
 
-    budget: str = "38s"
+    budget: str = "33s"
     """Time of each of the five trainings; the whole takes about a minute more than all of them."""
     out: str = "runs/demo"
     """The folder of the comparison; the winner is a run in it."""
