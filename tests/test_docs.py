@@ -1,0 +1,70 @@
+"""The guides and the lineage pages do what they say."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from ensue.cli import VERBS
+from ensue.commands import parse, parse_train
+from ensue.commands.compare import CompareArgs
+from ensue.comparison.request import parse_models
+from ensue.models import LINEAGE
+from ensue.models.custom import CustomConfig, allow, build, has_width
+from ensue.testing import check_laws
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted((ROOT / "docs").rglob("*.md"))
+GUIDE = (ROOT / "docs" / "guides" / "own-model.md").read_text(encoding="utf-8")
+
+
+def commands() -> list[str]:
+    found = []
+    for page in PAGES:
+        for block in re.findall(r"```console\n(.*?)```", page.read_text(encoding="utf-8"), re.S):
+            found += [line.split("  #")[0][2:] for line in block.splitlines()]
+    return [c for c in found if c.startswith("ensue ")]
+
+
+@pytest.mark.parametrize("command", commands())
+def test_every_command_of_the_docs_parses(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "gru.py").write_text("class GRU: ...")
+    verb, *words = shlex.split(command)[1:]
+    assert verb in VERBS
+    if verb == "train":
+        assert parse_train(words, "", "train")[0].data.sources == ("book.txt",)
+    if verb == "compare":
+        assert parse_models(parse(CompareArgs, words, verb, "").models)
+
+
+def test_the_guides_model_keeps_the_laws_and_can_be_made_wider(tmp_path: Path) -> None:
+    """A newcomer pastes it: it must work as it stands."""
+    (block,) = re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL)
+    file = tmp_path / "gru.py"
+    file.write_text(block)
+    config = CustomConfig(file=allow(file), classname="GRU", vocab_size=257, d_model=48)
+    assert has_width(config)
+    model = build(config)
+    assert model.gru.hidden_size == 48
+    check_laws(model)
+
+
+def test_the_model_that_the_comparison_is_tested_with_is_the_guides() -> None:
+    (block,) = re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL)
+    tested = (ROOT / "tests" / "comparison" / "gru.py").read_text(encoding="utf-8")
+    assert block[block.index("class GRU(") :].strip() in tested
+
+
+def test_every_link_of_the_docs_leads_somewhere() -> None:
+    for page in PAGES:
+        for link in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
+            assert link.startswith("https://") or (page.parent / link).exists(), (page, link)
+
+
+def test_every_model_has_its_page() -> None:
+    pages = {page.stem for page in (ROOT / "docs" / "lineage").glob("*.md")}
+    assert {step.name for step in LINEAGE} <= pages
