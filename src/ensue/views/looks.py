@@ -433,8 +433,8 @@ def recall_protocol(result: Mapping[str, Any]) -> str:
         f" {result['rows_per_step']} rows, the same rows for all: one of 8 symbols, k - 1 fillers,"
         f" a query; k is drawn log-uniformly up to {result['lags'][-1]}. The learning rate is the"
         f" best of {rates} times the usual one for the first seed, by its loss on validation rows."
-        " Recall falls at the first lag where it is less than half way between chance and 1; of"
-        " seeds that differ, each has its number."
+        " Recall falls at the first lag where it is less than nine in ten; of seeds that differ,"
+        " each has its number."
     )
 
 
