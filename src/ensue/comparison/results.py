@@ -33,6 +33,7 @@ from ensue.views.text import command, few
 CONTEXTS = (64, 256, 1024, 4096)
 """Tokens before the first that is generated, where its speed is measured."""
 SAMPLE_TOKENS = 120
+SHARED = "Several runs at a time shared this machine: seconds and tokens/s are not each one's own."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,6 +143,7 @@ def gather(
     tokenizer: Tokenizer,
     errors: Mapping[str, str],
     tracker: Tracker,
+    shared: bool = False,
 ) -> Result:
     """Make the table, choose the winner on valid, read the test text once, write the report.
 
@@ -152,6 +154,7 @@ def gather(
         tokenizer: Its tokenizer.
         errors: By task, why it came to no end.
         tracker: Hears how it goes.
+        shared: Whether several runs at a time shared a processor.
     """
     tracker.progress("counting n-grams", 0, 0)
     floor = floor_of(corpus.train, corpus.valid, tokenizer)
@@ -168,7 +171,7 @@ def gather(
         "rates": list(plan.request["rates"]),
         "machine": plan.machine,
         "protocol": list(plan.protocol),
-        "unfair": [*plan.unfair, *_unfair(folder, plan)],
+        "unfair": [*plan.unfair, *_unfair(folder, plan), *([SHARED] if shared else [])],
         "floor": _floor_values(floor),
         "candidates": candidates,
         "winner": finished[0]["name"] if finished else "",

@@ -84,7 +84,8 @@ def compare(
     for kind in ("trials", "runs"):
         work.carry_out([task for task in plan.tasks if task.name.startswith(kind)])
     with _turn(folder):
-        return gather(folder, plan, corpus, tokenizer, work.errors, tracker)
+        shared = jobs > max(1, torch.cuda.device_count())
+        return gather(folder, plan, corpus, tokenizer, work.errors, tracker, shared)
 
 
 @contextlib.contextmanager
@@ -277,7 +278,7 @@ class Work:
             words = "out of memory" if code != -9 else "killed by the system: out of memory?"
         elif code == NonFiniteError.exit_code:
             words = f"diverged: {words}"
-        self.errors[task.name] = words
+        self.errors[task.name] = words or f"ended with code {code}"
         self.tracker.notice(f"{task.name}: {words}")
 
 
