@@ -270,5 +270,5 @@ def test_what_the_first_process_refuses_ends_the_job(tmp_path: Path, problem: st
             stack.enter_context(Run(Path(job["out"])).lock())
         done = folder.together(job)
     assert done.returncode != 0
-    expected = {"data": "DataError", "lock": "RunError", "config": "seed: 0 -> 7"}
+    expected = {"data": "DataError", "lock": "HeldError", "config": "seed: 0 -> 7"}
     assert expected[problem] in done.stderr
