@@ -101,6 +101,7 @@ def our_model(shape: str) -> nn.Module:
             num_layers=layers,
             dropout=0.0,
             untie_embeddings=True,
+            **({"kernel_size": 3} if shape == "cnn" else {}),
         )
     )
 
