@@ -6,8 +6,9 @@ import re
 
 import pytest
 
-from ensue.console import Console, print_error, print_table, resident_bytes
+from ensue.console import Console, print_error, print_table
 from ensue.errors import RunError
+from ensue.memory import resident_bytes
 
 INFO = {"run": "runs/book", "model": "gpt2", "parameters": 10_800, "steps": 200}
 INFO |= {"tokens_per_step": 8192}

@@ -24,6 +24,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ensue.errors import EnsueError
+from ensue.memory import resident_bytes
 from ensue.training.tracking import Tracker
 from ensue.views.text import PROMPT, clock, command, duration, short, size, visible
 
@@ -265,21 +266,6 @@ def _amount(done: int, total: int) -> str:
     if max(done, total) < 10_000:
         return f"{done:,} of {total:,}" if total else f"{done:,}"
     return f"{size(done)} of {size(total)}" if total else size(done)
-
-
-def resident_bytes() -> int:
-    """Give this process's memory (where only its peak is known: that); 0 where nothing is."""
-    try:
-        with open("/proc/self/statm", "rb") as file:
-            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except OSError:
-        pass
-    if sys.platform == "win32":
-        return 0
-    import resource  # not there on Windows
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 # --- results and errors ---------------------------------------------------------------------------

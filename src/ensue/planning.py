@@ -2,7 +2,6 @@
 
 import math
 import os
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -125,18 +124,6 @@ def peak_flops(device: torch.device) -> float:
         (a @ a)[0, 0].item()  # waits until it is done, also on a GPU
         best = min(best, time.perf_counter() - begun)
     return 2 * side**3 / best
-
-
-def peak_bytes(device: torch.device) -> int:
-    """Give the most memory that this process has had: on a GPU that of the GPU; 0: unknown."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    if sys.platform == "win32":
-        return 0
-    import resource  # not there on Windows
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def memory_bytes() -> int:

@@ -15,7 +15,7 @@ import pytest
 
 from ensue.comparison import CompareConfig, Result, compare, plan
 from ensue.data.corpus import DataConfig
-from ensue.errors import DataError, RunError, UsageError
+from ensue.errors import DataError, NonFiniteError, RunError, UsageError
 from ensue.models.custom import allow
 from ensue.runs import Run
 from ensue.testing import LawError
@@ -218,6 +218,14 @@ def test_a_model_that_breaks_a_law_is_named_before_anything_runs(tmp_path: Path)
     with pytest.raises(LawError, match="causal"):
         compare(request_in(tmp_path, models=models), tmp_path / "out")
     assert not (tmp_path / "out" / "trials").exists()
+
+
+def test_candidates_that_all_diverge_at_once_are_an_error_with_a_way_out(tmp_path: Path) -> None:
+    """There is nothing to share the budget among: not an index error."""
+    allow(OWN)
+    with pytest.raises(NonFiniteError, match="every candidate diverged") as caught:
+        compare(request_in(tmp_path, models={"worse": MODELS["worse"]}), tmp_path / "out")
+    assert "--train.lr" in str(caught.value)
 
 
 def test_a_budget_too_small_for_one_is_said_before_anything_runs(tmp_path: Path) -> None:

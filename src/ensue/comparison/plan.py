@@ -2,7 +2,7 @@
 
 What is equal:
 
-- *params*: every candidate has as many weights as the first was given by its size (within 2 %) and
+- *params*: every candidate has as many weights as the last was given by its size (within 2 %) and
   sees as many tokens; the slowest sets how many.
 - *flops*: the same weights; every run gets as many operations, by each model's formula.
 - *time*: every candidate chooses its own size, as `ensue train` does, and every run gets as long.
@@ -25,7 +25,7 @@ from ensue.distributed.env import start_env
 from ensue.errors import NonFiniteError, UsageError
 from ensue.models import step_of
 from ensue.models.custom import CustomConfig, has_width
-from ensue.planning import build_empty, count_parameters, fitted, train_flops
+from ensue.planning import build_empty, fitted
 from ensue.runs import Run
 from ensue.testing import check_laws
 from ensue.tokenizers import Tokenizer
@@ -136,11 +136,18 @@ def make_plan(
     Raises:
         UsageError: The budget is too small for a candidate.
         LawError: A person's own model breaks a law of decoders.
+        NonFiniteError: No candidate can be trained at all.
     """
     data = replace(request.data, tokenizer=str(folder.resolve() / "tokenizer.json"))
     data = replace(data, sources=_absolute(data.sources), valid=_absolute(data.valid))
     shaped = _shaped(replace(request, data=data), corpus, tokenizer, tracker)
     candidates = [c for c in shaped if not c.error]
+    if not candidates:
+        raise NonFiniteError(
+            "every candidate diverged while it was measured: "
+            + "; ".join(f"{c.name}: {c.error}" for c in shaped),
+            f"Try a lower learning rate: --train.lr {shaped[0].config.train.lr / 10:g}",
+        )
     seconds = parse_budget(request.budget).seconds
     share = TRIALS_SHARE if len(request.rates) > 1 else 0.0
     run_share = 1 - share
@@ -197,7 +204,7 @@ def _shaped(
 ) -> list[Candidate]:
     """Give every candidate its size, and measure it.
 
-    The last in the order of the lineage sets the size, the window and the number of weights.
+    The last that was named sets the size, the window and the number of weights.
     """
     env = start_env()
     with tempfile.TemporaryDirectory() as scratch:
@@ -252,8 +259,6 @@ def _measured(name: str, chooser: Chooser, shaped: RunConfig[Any]) -> Candidate:
         seconds = chooser.seconds_per_step(shaped, max(3, min(30, int(2.0 / quick))))
     except NonFiniteError as failure:
         error = f"diverged while it was measured: {failure.what}"
-    model: Any = build_empty(step_of(shaped.model).model, shaped.model)
-    rows = shaped.train.global_batch_size
     asked = chooser.config
     return Candidate(
         name=name,
@@ -264,8 +269,8 @@ def _measured(name: str, chooser: Chooser, shaped: RunConfig[Any]) -> Candidate:
             train=replace(shaped.train, eval_every=asked.train.eval_every),
         ),
         seconds_per_step=seconds,
-        flops_per_step=float(train_flops(model, rows, shaped.model.context_length)),
-        parameters=count_parameters(model),
+        flops_per_step=chooser.flops(shaped),
+        parameters=chooser.parameters(shaped),
         error=error,
     )
 

@@ -150,7 +150,7 @@ class Chooser:
 
     def least_seconds(self, config: RunConfig[Any]) -> float:
         """Give the time of an update at the machine's peak: no measurement takes less."""
-        return self._flops(config) / (self.peak_flops * self.env.world_size)
+        return self.flops(config) / (self.peak_flops * self.env.world_size)
 
     def _size_for_flops(self) -> str:
         return "s"
@@ -196,9 +196,9 @@ class Chooser:
         if self.config.steps:
             return config, 0.0
         if self.budget.flops:
-            steps = int(self.budget.flops / self._flops(config))
+            steps = int(self.budget.flops / self.flops(config))
             if steps < LEAST_STEPS:
-                least = LEAST_STEPS * self._flops(config)
+                least = LEAST_STEPS * self.flops(config)
                 raise UsageError(
                     f"the budget {self.config.budget} pays for {steps} updates;"
                     f" {LEAST_STEPS} are the least",
@@ -241,7 +241,8 @@ class Chooser:
         self.say(f"the text will be read about {epochs:.0f} times: dropout 0.1")
         return replace(config, model=replace(config.model, dropout=0.1))
 
-    def _flops(self, config: RunConfig[Any]) -> float:
+    def flops(self, config: RunConfig[Any]) -> float:
+        """Give the operations of an update, by the model's formula."""
         model: Any = build_empty(step_of(config.model).model, config.model)
         train = config.train
         return float(train_flops(model, train.global_batch_size, config.model.context_length))
@@ -274,7 +275,7 @@ class Chooser:
             corpus=self.corpus.fingerprint,
             valid_text=self.corpus.valid.fingerprint,
             parameters=self.parameters(config),
-            flops_per_step=self._flops(config),
+            flops_per_step=self.flops(config),
             seconds_per_step=seconds,
             budget_seconds=self.budget.seconds,
             fit_every=max(1, config.steps // 8) if self.budget.seconds else 0,

@@ -28,8 +28,8 @@ from ensue.distributed.shard import (
 )
 from ensue.errors import NonFiniteError, StoppedError
 from ensue.files import write_json
+from ensue.memory import peak_bytes
 from ensue.nn.precision import precision
-from ensue.planning import peak_bytes
 from ensue.runs import Run
 from ensue.tasks.task import Score, Task
 from ensue.training.checkpoint import load_tensors, newest_checkpoint, prune, save_checkpoint
@@ -356,11 +356,17 @@ class Loop:
             "kept": kept,
             "kept_step": self.best_step,
             "spent": time.monotonic() - self.begun,
-            "peak_bytes": peak_bytes(self.env.device),
+            "peak_bytes": self._peak_bytes(),
         }
         if not self.ended:  # else killed after this record, and before the weights were written
             self._record(record | asdict(score))
         return Result(score, weights, kept, self.best_step)
+
+    def _peak_bytes(self) -> int:
+        """Give the most memory that the run has had: on a GPU that of the GPU."""
+        if self.env.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.env.device)
+        return peak_bytes()
 
     @contextlib.contextmanager
     def _signals(self) -> Iterator[None]:
