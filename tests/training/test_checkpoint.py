@@ -20,6 +20,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 
 from ensue import files
+from ensue.distributed.env import Env
 from ensue.errors import DiskFullError, EnsueError, RunError
 from ensue.training import checkpoint as module
 from ensue.training.checkpoint import (
@@ -318,7 +319,7 @@ def worker(rank: int, folder: Path) -> None:
     prune(folder / "two", keep=1)
     if rank == 0:  # which clears up, while the other is on its way already
         assert [entry.name for entry in (folder / "two").iterdir()] == ["step-00000001"]
-    dist.destroy_process_group()
+    Env(rank, 2, torch.device("cpu")).close()
 
 
 def load_one(folder: Path) -> dict[str, Tensor]:
