@@ -39,7 +39,7 @@ class MLPConfig:
     """Entries of the vocabulary; 0: the tokenizer's."""
     context_length: int = 0
     """Tokens of a training row, each predicted from its window; no limit when decoding."""
-    window: int = 8
+    window: int = 4
     """Tokens that a prediction looks at."""
     d_model: int = 0
     """Width of the embedding; hidden layers are four times as wide."""
