@@ -40,7 +40,7 @@ USUAL: dict[str, tuple[Any, ...]] = {
     "momentum": (0.95,),
     "grad_clip": (1.0,),
     "shard": ("ddp",),
-    "window": (8,),
+    "window": (4,),
     "kernel_size": (2,),
     "dilation_cycle": (7,),
 }
