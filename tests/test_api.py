@@ -1,5 +1,6 @@
 """Text in, text out: stop strings, whole characters, samples, notices."""
 
+import importlib.util
 import inspect
 import json
 from dataclasses import MISSING, dataclass, fields
@@ -13,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+import ensue
 from ensue.api import Chunk, Completion, Generation, Generator, StopStrings
 from ensue.errors import DataError, UsageError
 from ensue.models.lstm import LSTM, LSTMConfig
@@ -191,6 +193,14 @@ def test_the_arguments_are_the_fields_of_generation():
         field.name: field.default for field in fields(Generation)
     }
     assert all(field.default is not MISSING for field in fields(Generation))
+
+
+@pytest.mark.parametrize("name", ensue.__all__)
+def test_every_public_name_is_there_and_is_no_module(name):
+    """`ensue.look` must not become a module because somebody imported one of that name."""
+    assert not inspect.ismodule(getattr(ensue, name))
+    assert name in dir(ensue)
+    assert importlib.util.find_spec(f"ensue.{name}") is None
 
 
 def test_a_completion_is_one_line_of_json_and_a_short_repr():

@@ -51,6 +51,7 @@ def finish(console: Console) -> None:
     console.finish(
         {"run": "runs/book", "bits_per_byte": 2.1132, "loss": 2.6, "kept": "averaged", "step": 200}
         | {"report": "runs/book/report.html"}
+        | {"next": 'ensue generate runs/book "Once upon a time"'}
     )
 
 

@@ -6,9 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from ensue.cli import VERBS
-from ensue.commands import parse, parse_train
+from ensue.cli import VERBS, _allow_code
+from ensue.commands import (
+    DataArgs,
+    EvaluateArgs,
+    GenerateArgs,
+    LineageArgs,
+    parse,
+    parse_train,
+)
 from ensue.commands.compare import CompareArgs
+from ensue.commands.demo import DemoArgs
+from ensue.commands.inspect import PROBES, InspectArgs
 from ensue.comparison.request import parse_models
 from ensue.models import LINEAGE
 from ensue.models.custom import CustomConfig, allow, build, has_width
@@ -17,6 +26,16 @@ from ensue.testing import check_laws
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
 GUIDE = (ROOT / "docs" / "guides" / "own-model.md").read_text(encoding="utf-8")
+
+ARGS: dict[str, type] = {
+    "demo": DemoArgs,
+    "compare": CompareArgs,
+    "generate": GenerateArgs,
+    "evaluate": EvaluateArgs,
+    "inspect": InspectArgs,
+    "data": DataArgs,
+    "lineage": LineageArgs,
+}
 
 
 def commands() -> list[str]:
@@ -33,12 +52,16 @@ def test_every_command_of_the_docs_parses(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "gru.py").write_text("class GRU: ...")
-    verb, *words = shlex.split(command)[1:]
+    verb, *words = _allow_code(shlex.split(command)[1:])
     assert verb in VERBS
-    if verb == "train":
-        assert parse_train(words, "", "train")[0].data.sources == ("book.txt",)
+    if verb in ("train", "plan"):
+        assert parse_train(words, "", verb)[0].data.sources == ("book.txt",)
+        return
+    args = parse(ARGS[verb], words, verb, "")
     if verb == "compare":
-        assert parse_models(parse(CompareArgs, words, verb, "").models)
+        assert parse_models(args.models)
+    if verb == "inspect":
+        assert args.probe in ("", *PROBES)
 
 
 def test_the_guides_model_keeps_the_laws_and_can_be_made_wider(tmp_path: Path) -> None:

@@ -21,11 +21,12 @@ from ensue import probes
 from ensue.cli import main
 from ensue.commands.inspect import _named
 from ensue.errors import RunError, UsageError
-from ensue.inspection import Look, influence, look, look_at, reach_of
+from ensue.inspection import NO_DISTANCE, Look, influence, look, look_at, reach_of
 from ensue.models import step_of
 from ensue.models.cnn import CNNConfig
 from ensue.models.gpt2 import GPT2Config
 from ensue.models.mlp import MLPConfig
+from ensue.nn.capture import tap
 from ensue.runs import Run
 from ensue.tokenizers import train_tokenizer
 
@@ -144,7 +145,35 @@ def test_influence_is_the_slope_of_the_logit(model: str, monkeypatch: pytest.Mon
     ]
     norms = np.linalg.norm(slopes, axis=1)
     expected = norms / norms.sum()
-    assert influence(net, tokens).tolist() == pytest.approx(expected.tolist(), rel=0.05, abs=1e-3)
+    found = influence(net, tokens)
+    assert found is not None
+    assert found.tolist() == pytest.approx(expected.tolist(), rel=0.05, abs=1e-3)
+
+
+class Weighted(nn.Module):
+    """Says at place t the sum of A[t, s] times the number of token s."""
+
+    def __init__(self, weights: list[list[float]]) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(3, 1)
+        self.weights = torch.tensor(weights).float()
+
+    def forward(self, tokens: Any, state: Any = None) -> Any:
+        return self.weights @ self.embedding(tokens), state
+
+    def head(self, hidden: Any) -> Any:
+        return hidden
+
+
+def test_influence_is_averaged_by_distance(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By place instead, or without each probe's own share, other numbers come out."""
+    monkeypatch.setattr("ensue.inspection.PROBED", 2)
+    net = Weighted([[9, 0, 0], [1, -3, 0], [2, 0, 2]])  # the first place is not probed
+    # Shares by distance: (3/4, 1/4) and (1/2, 0, 1/2). Their means are 5/8, 1/8 and, of one probe
+    # only, 1/2: together 5/4.
+    found = influence(net, torch.tensor([[0, 1, 2]]))
+    assert found is not None
+    assert found.tolist() == pytest.approx([0.5, 0.1, 0.4], abs=1e-6)
 
 
 @EVERY
@@ -202,8 +231,8 @@ def test_bytes_that_the_tokenizer_cannot_spell_are_counted() -> None:
     assert "cannot spell 3 bytes" in look.notices[0]
 
 
-def test_a_model_without_an_embedding_is_refused_in_words() -> None:
-    """A person's own model may turn ids into vectors by hand."""
+def test_a_model_without_an_embedding_is_looked_at_without_its_distances() -> None:
+    """A person's own model may turn ids into vectors by hand; all else can be seen."""
 
     class Odd(nn.Module):
         vocab_size, max_length = BYTES.vocab_size, None
@@ -217,8 +246,66 @@ def test_a_model_without_an_embedding_is_refused_in_words() -> None:
         def head(self, hidden: Any) -> Any:
             return hidden.expand(*hidden.shape[:-1], self.vocab_size)
 
-    with pytest.raises(UsageError, match=r"no nn\.Embedding"):
-        look_at(Odd(), BYTES, TEXT)
+    look = look_at(Odd(), BYTES, TEXT)
+    assert look.notices == (NO_DISTANCE,)
+    assert [picture.name for picture in look.pictures] == ["surprise"]
+    assert "surprise" in look._repr_html_()
+
+
+class Own(nn.Module):
+    """A table of positions that comes first, and taps of every kind."""
+
+    vocab_size, max_length = BYTES.vocab_size, 64
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.positions = nn.Embedding(64, 8)
+        self.tokens = nn.Embedding(self.vocab_size, 8)
+        self.head = nn.Linear(8, self.vocab_size)
+
+    def init_state(self, rows: int, memory: Any = None) -> Any:
+        return None
+
+    def forward(self, tokens: Any, state: Any = None) -> Any:
+        hidden = self.looked_up(tokens) + self.positions(torch.arange(tokens.shape[1])[None])
+        tap(self, "h", hidden)
+        tap(self, "weights", hidden)
+        tap(self, "mine", hidden.sum())
+        return hidden, state
+
+    def looked_up(self, tokens: Any) -> Any:
+        return self.tokens(tokens)
+
+
+def test_the_distance_is_to_the_tokens_and_not_to_a_table_of_positions() -> None:
+    """The first table of a model's own was taken, whatever it was for."""
+
+    class Late(Own):
+        def looked_up(self, tokens: Any) -> Any:
+            return self.tokens(tokens).roll(1, dims=1)  # so a token matters one place later
+
+    shares = influence(Late(), torch.tensor([BYTES.encode(TEXT)]))
+    assert shares is not None
+    assert shares.tolist()[:3] == pytest.approx([0.0, 1.0, 0.0])
+
+
+def test_a_model_that_goes_step_by_step_is_looked_at_without_its_distances() -> None:
+    """One vector a call: taking the last T of them was an IndexError."""
+
+    class Steps(Own):
+        def looked_up(self, tokens: Any) -> Any:
+            return torch.cat([self.tokens(t) for t in tokens.split(1, dim=1)], dim=1)
+
+    look = look_at(Steps(), BYTES, TEXT)
+    assert NO_DISTANCE in look.notices
+    assert not look.by_distance
+
+
+def test_maps_that_are_not_drawn_are_named() -> None:
+    """Silence, or a crash in the middle of a picture."""
+    look = look_at(Own(), BYTES, TEXT)
+    assert [picture.name for picture in look.pictures] == ["surprise", "distance", "states-h"]
+    assert [notice.split(",")[0] for notice in look.notices] == ["weights", "mine"]
 
 
 @EVERY
@@ -281,7 +368,7 @@ def test_json_holds_the_numbers(
     assert main(["inspect", str(trained), "The dog", "--out", str(out), "--json"]) == 0
     values = json.loads(capsys.readouterr().out)
     assert values["tokens"][1:] == ["T", "h", "e", "·", "d", "o", "g"]
-    assert sum(values["by_distance"]) == pytest.approx(1.0, abs=0.3)
+    assert sum(values["by_distance"]) == pytest.approx(1.0, abs=1e-5)
     assert values["positions"][0]["token"] == "T"
     assert 0 < values["positions"][0]["probability"] < 1
     assert (out / "inspect.html").exists()
@@ -338,7 +425,13 @@ def test_mistakes_are_answered_with_what_to_do(
     run = str(trained)
     for args, code, said in (
         ([], 2, 'ensue inspect RUN "Once upon'),
-        ([run], 2, "there is no text to look at it with"),
+        ([""], 2, "there is no text to look at"),
+        ([str(tmp_path)], 2, "is a folder, but not a run"),
+        (["a text of more than 255 bytes " * 10], 4, "there is no run in runs"),
+        (["a text of more than 255 bytes " * 10, run], 4, "The run comes first, then the text"),
+        ([run, "text", "--seeds", "5"], 2, "--seeds belongs to a probe"),
+        ([run, "text", "--budget", "5s"], 2, "--budget belongs to a probe"),
+        ([run], 2, "is a run, and there is no text to look at it with"),
         ([run, ""], 2, "the text is empty"),
         ([run, "Once", "upon", "a"], 2, "a text stands in quotes"),
         (["Once upon a time"], 4, "there is no run in runs"),

@@ -13,11 +13,16 @@ from small import MODELS
 
 from ensue import probes
 from ensue.errors import NonFiniteError, StoppedError, UsageError
+from ensue.inspection import reach_of
+from ensue.models import LINEAGE
+from ensue.models.custom import CustomConfig, allow
 from ensue.models.mlp import MLPConfig
+from ensue.planning import build_empty
 from ensue.probes import RATES, Recalled, RecallResult, recall
 from ensue.tasks.recall import CHANCE
 from ensue.training.loop import Loop
 from ensue.training.tracking import Tracker
+from ensue.views.looks import RECALL_HEADS, recall_rows
 
 WINDOW = MLPConfig(context_length=8, window=3, d_model=16, num_layers=1)
 
@@ -116,7 +121,76 @@ def test_progress_goes_from_nothing_to_all() -> None:
     probe(tracker=heard, seeds=2, steps=5)
     assert heard.shares == sorted(heard.shares)
     assert heard.shares[-1] == 100
-    assert [said.startswith("mlp: recalls up to") for said in heard.said] == [True]
+
+
+def test_what_is_said_of_a_model_is_what_the_table_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The largest lag held is another number, where recall falls and comes back."""
+    curves = iter([(1.0, 0.5, 1.0), (1.0, 0.5, 1.0), (1.0, 1.0, 1.0)])
+    monkeypatch.setattr(probes, "recall_by_lag", lambda model, lags: next(curves))
+    heard = Heard()
+    found = probe(tracker=heard, seeds=3, lags=(1, 2, 4))
+    (row,) = recall_rows(found.to_json())
+    assert row[RECALL_HEADS.index("recall falls at lag")] == "2, 2, beyond 4"
+    assert heard.said[-1] == "mlp: recall falls at lag 2, beyond lag 4"
+
+
+def test_a_seed_that_diverges_is_left_out_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scored with the weights at which it stopped, it would be called forgetful."""
+    fit = Loop.fit
+
+    def fails(self: Loop, begun: float = 0.0) -> Any:
+        if self.config.seed == 1:
+            raise NonFiniteError("the loss is nan")
+        return fit(self, begun)
+
+    monkeypatch.setattr(Loop, "fit", fails)
+    heard = Heard()
+    found = probe(tracker=heard, seeds=3)
+    assert found.models[0].diverged == (1,)
+    assert len(found.models[0].accuracy) == 2
+    assert found.to_json()["models"][0]["diverged"] == [1]
+    assert "mlp: 1 of 3 seeds diverged and are left out (1)" in heard.said
+    assert heard.shares[-1] == 100
+
+
+FIXED = """
+from ensue.models.rnn import RNN, RNNConfig
+
+class Fixed(RNN):
+    def __init__(self, vocab_size):
+        super().__init__(RNNConfig(vocab_size=vocab_size, d_model=8, num_layers=1, dropout=0.0))
+"""
+
+
+@pytest.mark.timeout(60)
+def test_a_class_without_a_width_is_probed_as_it_is(tmp_path: Path) -> None:
+    """Searching for its width never ended."""
+    file = tmp_path / "fixed.py"
+    file.write_text(FIXED)
+    heard = Heard()
+    configs = {"mine": CustomConfig(file=allow(file), classname="Fixed")}
+    found = probe(configs=configs, tracker=heard, parameters=3000)
+    assert found.models[0].parameters == 17 * 8 + 17 + 2 * 8 * 8 + 8
+    assert heard.said[0] == "mine: 289 parameters instead of 3,000: its class takes no d_model"
+
+
+def test_a_model_of_another_size_is_named() -> None:
+    """Curves are compared as those of equals."""
+    heard = Heard()
+    deep = replace(MODELS["gpt2"], num_heads=16)
+    assert probe(configs={"gpt2": deep}, tracker=heard).models[0].parameters > 1.02 * 3000
+    assert "parameters instead of 3,000: no width comes nearer" in heard.said[0]
+
+
+def test_the_time_of_the_whole_is_said_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A budget of 30 s takes five models of three seeds seven and a half minutes."""
+    monkeypatch.setattr(probes, "_seconds_per_step", lambda shapes, lags: 0.01 * len(shapes))
+    monkeypatch.setattr(probes, "_probe", lambda name, *rest: result((name,)).models[0])
+    heard = Heard()
+    names = ("a", "b", "c", "d", "e")
+    recall(dict.fromkeys(names, WINDOW), tracker=heard, parameters=6000)
+    said = "the probe takes about 7 min 30 s: 30 s for each seed (3) of each model (5)"
+    assert heard.said[-1] == said
 
 
 @pytest.mark.parametrize(
@@ -124,6 +198,10 @@ def test_progress_goes_from_nothing_to_all() -> None:
     [
         ({"seeds": 0}, "seeds is 0"),
         ({"configs": {}}, "no model to probe"),
+        ({"steps": -1}, "steps is -1"),
+        ({"lags": (0, 1)}, "lags are 0, 1; they must be at least 1 and ascend"),
+        ({"lags": (4, 2)}, "must be at least 1 and ascend"),
+        ({"lags": (2, 2)}, "must be at least 1 and ascend"),
         ({"steps": 0, "budget_seconds": 1e-3}, "the budget pays for 0 updates"),
     ],
 )
@@ -131,7 +209,7 @@ def test_what_cannot_be_probed_is_refused(options: dict[str, Any], said: str) ->
     """An empty table or a division by zero would be the answer else."""
     with pytest.raises(UsageError, match=said) as caught:
         probe(**options)
-    assert "--" in caught.value.hint
+    assert "--" in caught.value.hint or "lags=" in caught.value.hint
 
 
 def test_a_time_budget_is_shared_by_all(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,11 +223,13 @@ def test_a_time_budget_is_shared_by_all(monkeypatch: pytest.MonkeyPatch) -> None
     assert [model.name for model in found.models] == ["a", "b"]
 
 
-def test_lags_go_beyond_the_candidate_that_sees_the_furthest() -> None:
+def test_lags_go_beyond_what_the_usual_models_see(monkeypatch: pytest.MonkeyPatch) -> None:
     """Measured up to its end only, a limited memory looks like an unlimited one."""
-    configs = {"rnn": MODELS["rnn"], "gpt2": replace(MODELS["gpt2"], context_length=128)}
-    assert probe(configs=configs, steps=1, lags=()).lags[-3:] == (128, 192, 256)
-    assert probe(configs={"rnn": MODELS["rnn"]}, steps=1, lags=()).lags[-1] == 128
+    monkeypatch.setattr(probes, "_probe", lambda name, *rest: result((name,)).models[0])
+    lags = probe(lags=()).lags
+    for step in LINEAGE:
+        reach = reach_of(build_empty(step.model, replace(step.sizes["xs"], vocab_size=8)))
+        assert lags[-3] >= (reach or 0)
 
 
 def test_a_probe_that_is_stopped_does_not_name_a_folder_that_is_gone(

@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ensue.api import Completion, Generator, compare, evaluate, load, train
     from ensue.errors import EnsueError
+    from ensue.inspection import look
+    from ensue.probes import recall
+    from ensue.testing import check_laws
 
 __version__ = "0.1.0"
 
@@ -19,9 +22,12 @@ _HOMES = {
     "Completion": "ensue.api",
     "EnsueError": "ensue.errors",
     "Generator": "ensue.api",
+    "check_laws": "ensue.testing",
     "compare": "ensue.api",
     "evaluate": "ensue.api",
     "load": "ensue.api",
+    "look": "ensue.inspection",
+    "recall": "ensue.probes",
     "train": "ensue.api",
 }
 
@@ -30,9 +36,12 @@ __all__ = [
     "EnsueError",
     "Generator",
     "__version__",
+    "check_laws",
     "compare",
     "evaluate",
     "load",
+    "look",
+    "recall",
     "train",
 ]
 

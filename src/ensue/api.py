@@ -341,32 +341,41 @@ def _short(text: str, limit: int = 40) -> str:
     return repr(text if len(text) <= limit else text[: limit - 1] + "…")
 
 
-def load(run: str | Path | Run = "") -> Generator:
+def load(run: str | Path | Run = "", *, code: str | Path = "") -> Generator:
     """Open a finished run for use.
 
     Args:
         run: Its folder; empty: the newest below ``runs/``.
+        code: The Python file of a model of yours: a run never brings code with it.
 
     Raises:
         RunError: It is missing, unfinished, damaged, or of a newer version.
+        UsageError: It is of a model of yours, and its file was not named.
     """
+    if code:
+        allow(code)
     opened, plan = _open(run)
     model, tokenizer = load_model(opened)
-    name = step_of(plan.config.model).name
+    name = step_of(plan.config.model).title
     card = {"run": str(opened.path), "model": name, "parameters": plan.parameters}
     return Generator(model, tokenizer, card)
 
 
-def evaluate(run: str | Path | Run = "", sources: Sequence[str] = ()) -> Score:
+def evaluate(
+    run: str | Path | Run = "", sources: Sequence[str] = (), *, code: str | Path = ""
+) -> Score:
     """Score a run on a text: bits per byte, as `ensue.tasks.lm.score` defines them.
 
     Args:
         run: Its folder; empty: the newest below ``runs/``.
         sources: Files or folders; none: the run's own validation split.
+        code: As for `load`.
 
     Raises:
         DataError: The text cannot be read, or is not the one that the run was validated on.
     """
+    if code:
+        allow(code)
     opened, plan = _open(run)
     model, tokenizer = load_model(opened)
     text = _text(opened, plan, tokenizer, sources)
@@ -479,6 +488,8 @@ def compare(
     """
     sources = [data] if isinstance(data, str | Path) else data
     named = models if isinstance(models, Mapping) else {name: name for name in models}
+    if len(named) < len(models):
+        raise UsageError("models: a name is there twice", 'Name each: {"a": GRU, "b": GRU}')
     request = CompareConfig(
         data=DataConfig(
             sources=tuple(map(str, sources)), valid=tuple(map(str, valid)), tokenizer=tokenizer
@@ -497,10 +508,16 @@ def compare(
 
 def _model_table(model: Any) -> dict[str, Any]:
     """Write a model as a recipe does: a name, a config, or a class that lies in a file."""
+    if isinstance(model, str | type):
+        return {"name": _named(model)}
+    return {"name": step_of(model).name, **to_dict(model)}
+
+
+def _named(model: str | type) -> str:
+    """Give a model's name; whoever names a file or a class of theirs lets it be used."""
     if isinstance(model, str):
-        return {"name": find_step(model).name}
-    if not isinstance(model, type):
-        return {"name": step_of(model).name, **to_dict(model)}
+        file, _, classname = find_step(model).name.rpartition(":")
+        return f"{allow(file)}:{classname}" if file else model
     try:
         file = allow(inspect.getfile(model))
     except (TypeError, OSError, UsageError):
@@ -508,7 +525,7 @@ def _model_table(model: Any) -> dict[str, Any]:
             f"{model.__name__} lies in no file, and each run is a process that must find it",
             "Write the class into a Python file, and import it from there.",
         ) from None
-    return {"name": f"{file}:{model.__name__}"}
+    return f"{file}:{model.__name__}"
 
 
 def train(
@@ -529,7 +546,8 @@ def train(
 
     Args:
         data: Files, folders, or what else ``ensue train`` reads.
-        model: The name of a step of the lineage, or its config (`ensue.models.gpt2.GPT2Config`).
+        model: The name of a step of the lineage, its config (`ensue.models.gpt2.GPT2Config`), or a
+            class of yours, by name (``gru.py:GRU``) or itself.
         size: xs, s, m or l; empty: chosen for the budget.
         budget: Time or work, as ``3min`` or ``2e15flop``; the default is 3min.
         steps: Updates, instead of a budget.
@@ -548,7 +566,7 @@ def train(
         data=DataConfig(
             sources=tuple(map(str, sources)), valid=tuple(map(str, valid)), tokenizer=tokenizer
         ),
-        model=find_step(model).config() if isinstance(model, str) else model,
+        model=find_step(_named(model)).default if isinstance(model, str | type) else model,
         size=size,
         budget=budget,
         steps=steps,

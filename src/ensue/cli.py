@@ -90,6 +90,9 @@ VERBS = {
     v.__name__: v for v in (demo, train, compare, generate, evaluate, inspect, plan, data, lineage)
 }
 
+TRAINING = ("demo", "train", "compare")
+"""Verbs that leave runs, which can go on."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb.
@@ -121,10 +124,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         if debug:
             raise
-        sys.stderr.write(
-            "\nstopped at once; a run goes on from its last checkpoint:"
-            " repeat the command with --out RUN\n"
-        )
+        on = "; a run goes on from its last checkpoint: repeat the command with --out RUN"
+        sys.stderr.write(f"\nstopped at once{on if args and args[0] in TRAINING else ''}\n")
         return 130
     except BrokenPipeError:  # the reader of our output left: ensue generate … | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -133,15 +134,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _allow_code(args: list[str]) -> list[str]:
     """Take ``--code FILE.py`` out: the classes in it may be used as models."""
-    while "--code" in args:
-        at = args.index("--code")
-        if at + 1 == len(args):
+    kept, words = [], iter(args)
+    for word in words:
+        flag, _, file = word.partition("=")
+        if flag != "--code":
+            kept.append(word)
+            continue
+        file = file or next(words, "")
+        if not file:
             raise UsageError("--code wants the Python file of your own model")
         from ensue.models.custom import allow
 
-        allow(args[at + 1])
-        args = args[:at] + args[at + 2 :]
-    return args
+        allow(file)
+    return kept
 
 
 def _verb(name: str) -> Any:

@@ -26,7 +26,7 @@ from rich.text import Text
 from ensue.errors import EnsueError
 from ensue.memory import resident_bytes
 from ensue.training.tracking import Tracker
-from ensue.views.text import PROMPT, clock, command, duration, short, size, visible
+from ensue.views.text import clock, duration, short, size, visible
 
 REFRESH = 0.2
 """Seconds between two drawings of the live line: drawn by the training itself, without a thread."""
@@ -167,7 +167,7 @@ class Console(Tracker):
             ("time", duration(self._clock() - self._begun)),
             ("run", summary.get("run", "")),
             ("report", summary.get("report", "")),
-            ("next", command("ensue", "generate", summary.get("run", "RUN"), PROMPT)),
+            ("next", summary.get("next", "")),
         ]
         for name, value in rows:
             if value:

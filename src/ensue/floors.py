@@ -6,7 +6,7 @@ k - 1 that Kneser-Ney counts are the distinct suffixes of those of order k.
 """
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -42,13 +42,20 @@ class Floor:
 
 
 def floor_of(train: Tokens, text: Tokens, tokenizer: Tokenizer) -> Floor:
-    """Score a tokenised text by the n-grams of another: what a model of them must beat."""
-    return ngram_floor(_spell(train, tokenizer), _spell(text, tokenizer))
+    """Score a tokenised text by the n-grams of another: what a model of them must beat.
+
+    Bytes that the tokenizer cannot spell are charged 8 bits each, as they are to networks.
+    """
+    floor = ngram_floor(
+        _spell(train.ids[-MAX_TRAIN_BYTES:], tokenizer),
+        _spell(text.ids[:MAX_VALID_BYTES], tokenizer),
+    )
+    unspelt = text.unspelt_bytes / text.num_bytes
+    return replace(floor, bits_per_byte=(1 - unspelt) * floor.bits_per_byte + 8 * unspelt)
 
 
-def _spell(text: Tokens, tokenizer: Tokenizer) -> bytes:
-    """Spell the end of a token stream, as much of it as is counted."""
-    return tokenizer.decode(text.ids[-MAX_TRAIN_BYTES:].tolist()).encode()
+def _spell(ids: NDArray[Any], tokenizer: Tokenizer) -> bytes:
+    return tokenizer.decode(ids.tolist()).replace("\N{REPLACEMENT CHARACTER}", "").encode()
 
 
 def ngram_floor(train: bytes, valid: bytes, order: int = 5) -> Floor:

@@ -1,6 +1,6 @@
 """Look at a trained model while it reads: what it expects, how far back it looks, its insides.
 
-    look = ensue.inspection.look("runs/book", "Once upon a time")
+    look = ensue.look("runs/book", "Once upon a time")
     look.positions[-1].top      # the likeliest next tokens
     look.save("pictures")       # a page, and each picture as SVG and PNG
 
@@ -23,11 +23,12 @@ from torch import Tensor, nn
 from ensue import __version__
 from ensue.decoding.engine import device_of, evaluating
 from ensue.errors import UsageError
+from ensue.models.custom import allow
 from ensue.nn.capture import capture
 from ensue.runs import Run, newest_run
 from ensue.tokenizers import Tokenizer
 from ensue.training.session import load_model
-from ensue.views.looks import SHOWN, Position, look_page, pictures, write_pictures
+from ensue.views.looks import SHOWN, Position, fits, look_page, pictures, write_pictures
 from ensue.views.pictures import Picture
 
 READ = 256
@@ -53,7 +54,8 @@ class Look:
     positions: tuple[Position, ...]
     """What was expected after each of them."""
     by_distance: tuple[float, ...]
-    """Share of the gradient of a prediction that falls on the token 0, 1, 2 … back."""
+    """Share of the gradient of a prediction that falls on the token 0, 1, 2 … back; empty where no
+    embedding turns the tokens into vectors."""
     reach: int | None
     """Tokens that a prediction can depend on, by the model's shape; None: all that came before."""
     maps: Mapping[str, Float[np.ndarray, "..."]]
@@ -98,17 +100,20 @@ class Look:
         return f"Look({self.title!r}, {len(self.tokens)} tokens, {len(self.maps)} maps)"
 
 
-def look(run: str | Path | Run, text: str) -> Look:
+def look(run: str | Path | Run, text: str, *, code: str | Path = "") -> Look:
     """Look at a finished run while it reads a text.
 
     Args:
         run: Its folder; empty: the newest below ``runs/``.
         text: A sentence or a few; of a longer one the end is read, and a notice says so.
+        code: The Python file of a model of yours: a run never brings code with it.
 
     Raises:
         RunError: The run is missing, unfinished, damaged, or of a newer version.
-        UsageError: The text is empty.
+        UsageError: The text is empty, or the file of a model of yours was not named.
     """
+    if code:
+        allow(code)
     opened = run if isinstance(run, Run) else Run.open(run) if str(run) else newest_run()
     model, tokenizer = load_model(opened)
     return look_at(model, tokenizer, text, opened.path.resolve().name)
@@ -136,19 +141,35 @@ def look_at(model: Any, tokenizer: Tokenizer, text: str, name: str = "") -> Look
             logits = model.head(model(tokens)[0])[0]
         logprobs = logits.float().log_softmax(dim=-1)
         distances = influence(model, tokens)
+    if distances is None:
+        notices.append(NO_DISTANCE)
+    shown = {name: _whole(tensors) for name, tensors in maps.items()}
+    notices += [_undrawn(n, m, len(read)) for n, m in shown.items() if not fits(n, m, len(read))]
     return Look(
         title=f"{name} ({type(model).__name__})" if name else type(model).__name__,
         text=tokenizer.decode(read),
         tokens=tuple(_spelt(tokenizer, token, "(start)") for token in read),
         positions=_positions(logprobs.cpu(), read[1:], tokenizer),
-        by_distance=tuple(distances.tolist()),
+        by_distance=() if distances is None else tuple(distances.tolist()),
         reach=reach_of(model),
-        maps={name: _whole(shown) for name, shown in maps.items()},
-        notices=notices,
+        maps=shown,
+        notices=tuple(notices),
     )
 
 
-def _notices(length: int, longest: int, unspelt: int) -> tuple[str, ...]:
+NO_DISTANCE = (
+    "How far back it looks is not shown: no nn.Embedding turns all the tokens into vectors at once."
+)
+
+
+def _undrawn(name: str, shown: Float[np.ndarray, "..."], tokens: int) -> str:
+    return (
+        f"{name.strip('/')}, of shape {shown.shape} for {tokens} tokens, has no picture: there are"
+        " some for weights (H, T, T), gates (T, 3, D), and h, c and maps (T, D)."
+    )
+
+
+def _notices(length: int, longest: int, unspelt: int) -> list[str]:
     notices = []
     if length > longest:
         why = "as many as are looked at" if longest == READ else "the model's context"
@@ -157,7 +178,7 @@ def _notices(length: int, longest: int, unspelt: int) -> tuple[str, ...]:
         notices.append(f"Pictures show the last {SHOWN} tokens.")
     if unspelt:
         notices.append(f"The tokenizer cannot spell {unspelt:,} bytes: they are read as unknown.")
-    return tuple(notices)
+    return notices
 
 
 def _positions(
@@ -190,12 +211,13 @@ def _spelt(tokenizer: Tokenizer, token: int, mark: str) -> str:
 
 def _whole(shown: list[Tensor]) -> Float[np.ndarray, "..."]:
     """Put what one tap showed together: of a layer that goes step by step one tensor a step."""
-    tensors = [tensor[0] for tensor in shown]
-    joined = torch.stack(tensors) if len(tensors) > 1 else tensors[0]
+    tensors = [tensor[0] if tensor.ndim else tensor for tensor in shown]
+    alike = len({tensor.shape for tensor in tensors}) == 1
+    joined = torch.stack(tensors) if len(tensors) > 1 and alike else tensors[0]
     return joined.float().cpu().numpy()
 
 
-def influence(model: Any, tokens: Int[Tensor, "1 T"]) -> Float[Tensor, " T"]:
+def influence(model: Any, tokens: Int[Tensor, "1 T"]) -> Float[Tensor, " T"] | None:
     """Measure how much a prediction depends on the token 0, 1, 2 … places back.
 
     It is the gradient of the likeliest next token's logit with respect to the vector that the
@@ -203,38 +225,50 @@ def influence(model: Any, tokens: Int[Tensor, "1 T"]) -> Float[Tensor, " T"]:
     `PROBED` places of the text.
 
     Args:
-        model: A decoder whose first nn.Embedding turns ids into vectors; in evaluation mode.
+        model: A decoder, in evaluation mode.
         tokens: What it reads.
 
-    Raises:
-        UsageError: A person's own model that turns ids into vectors in another way.
+    Returns:
+        The shares; None for a person's own model in which no nn.Embedding turns all the tokens into
+        vectors at once.
     """
-    embedding = next((part for part in model.modules() if isinstance(part, nn.Embedding)), None)
-    if embedding is None:
-        raise UsageError("this model has no nn.Embedding, so nothing to take a gradient to")
+    steps = tokens.shape[1]
     vectors: list[Tensor] = []
 
-    def leaf(module: nn.Module, given: Any, made: Tensor) -> Tensor:
+    def leaf(module: nn.Module, given: tuple[Tensor, ...], made: Tensor) -> Tensor | None:
+        if not given or not _ends_with(given[0], tokens):
+            return None  # such as a table of positions
         vectors.append(made.detach().requires_grad_())
         return vectors[-1]
 
-    steps = tokens.shape[1]
     total, count = torch.zeros(steps), torch.zeros(steps)
-    handle = embedding.register_forward_hook(leaf)
+    tables = [part for part in model.modules() if isinstance(part, nn.Embedding)]
+    handles = [table.register_forward_hook(leaf) for table in tables]
     try:
         with torch.enable_grad():
             hidden, _ = model(tokens)
             logits = model.head(hidden)[0].amax(dim=-1)
+            if not vectors or not logits.requires_grad:
+                return None
             for t in range(max(0, steps - PROBED), steps):
-                (gradient,) = torch.autograd.grad(logits[t], vectors[0], retain_graph=True)
-                # A window also looks up what stands before the text: that is no token.
-                norms = gradient[0, -steps:].norm(dim=-1)[: t + 1].flip(0).cpu()
+                gradients = torch.autograd.grad(
+                    logits[t], vectors, retain_graph=True, materialize_grads=True
+                )
+                parts = torch.cat([gradient[0, -steps:] for gradient in gradients], dim=-1)
+                norms = parts.norm(dim=-1)[: t + 1].flip(0).cpu()
                 total[: t + 1] += norms / norms.sum().clamp(min=TINY)
                 count[: t + 1] += 1
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
     shares = total / count
     return shares / shares.sum().clamp(min=TINY)
+
+
+def _ends_with(ids: Tensor, tokens: Int[Tensor, "1 T"]) -> bool:
+    """Whether these are the tokens: a window also looks up what stands before the text."""
+    last = ids[:, -tokens.shape[1] :] if ids.ndim == 2 else ids
+    return last.shape == tokens.shape and bool((last == tokens).all())
 
 
 def reach_of(model: Any) -> int | None:

@@ -1,5 +1,6 @@
 """How much memory this process has; torch is not needed to ask."""
 
+import contextlib
 import os
 import sys
 
@@ -15,6 +16,12 @@ def resident_bytes() -> int:
 
 def peak_bytes() -> int:
     """Give the most memory that this process has had; 0 where the system does not say."""
+    # On Linux getrusage gives a child at least what its parent had had: five models that one
+    # process started, one after another, all "needed" 658 MB.
+    with contextlib.suppress(OSError), open("/proc/self/status", "rb") as file:
+        for line in file:
+            if line.startswith(b"VmHWM:"):
+                return int(line.split()[1]) * 1024
     if sys.platform == "win32":
         return 0
     import resource  # not there on Windows

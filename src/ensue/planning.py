@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ensue.errors import UsageError
 from ensue.models import step_of
 
 BYTES_PER_PARAMETER = {"muon": 4 * 5, "adamw": 4 * 5}
@@ -66,6 +67,9 @@ def fitted(config: Any, parameters: int) -> Any:
     Args:
         config: Complete, with a vocabulary; ``d_model`` is what is changed.
         parameters: How many; the nearest that can be had is taken.
+
+    Raises:
+        UsageError: The width changes nothing.
     """
 
     def miss(width: int) -> int:
@@ -74,18 +78,32 @@ def fitted(config: Any, parameters: int) -> Any:
 
     best = config
     for grain in (32, 16, 8, 4, 2, 1):
-        unit = math.lcm(grain, getattr(config, "num_heads", 1))
-        low, high = 1, 2
-        while miss(high * unit) <= 0:
-            low, high = high, 2 * high
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (middle, high) if miss(middle * unit) <= 0 else (low, middle)
-        width = min((low * unit, high * unit), key=lambda w: abs(miss(w)))
+        try:
+            width = _nearest(miss, math.lcm(grain, getattr(config, "num_heads", 1)))
+        except UsageError:  # a class of the user's own whose heads want rounder widths
+            break
+        if not width:
+            raise UsageError(
+                f"{step_of(config).title} has no more weights when d_model is larger",
+                "Let its __init__ use d_model as the width, or not take it.",
+            )
         best = replace(config, d_model=width)
         if abs(miss(width)) <= 0.01 * parameters:
             break
     return best
+
+
+def _nearest(miss: Callable[[int], int], unit: int) -> int:
+    """Find the multiple of a unit where a growing function is nearest to zero; 0: it grows not."""
+    low, high = 1, 2
+    while (below := miss(high * unit)) <= 0:
+        if below <= miss(low * unit):
+            return 0
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if miss(middle * unit) <= 0 else (low, middle)
+    return min((low * unit, high * unit), key=lambda width: abs(miss(width)))
 
 
 def cost(model: Any, rows: int, steps: int, micro_rows: int = 0) -> Cost:

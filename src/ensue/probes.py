@@ -5,15 +5,17 @@ tokens ago (`ensue.tasks.recall`), and measures for which k they can.
 
 All candidates get the same rows, the same number of updates and the same three learning rates: the
 first seed is trained at each of them, and the rate with the lowest loss on validation rows serves
-the other seeds too. Accuracy is measured on rows that none of this has seen.
+the other seeds too. A seed that diverges at that rate is left out, which is said. Accuracy is
+measured on rows that none of this has seen.
 """
 
 import contextlib
 import math
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from ensue.distributed.env import Env
 from ensue.errors import NonFiniteError, StoppedError, UsageError
 from ensue.inspection import reach_of
 from ensue.models import step_of
+from ensue.models.custom import CustomConfig, has_width
 from ensue.planning import build_empty, count_parameters, fitted
 from ensue.runs import Run
 from ensue.tasks.recall import CHANCE, LAGS, TEST_ROWS, VOCAB_SIZE, Recall, recall_by_lag
@@ -33,9 +36,12 @@ from ensue.training.loop import Loop
 from ensue.training.plan import Machine, Plan
 from ensue.training.tracking import Tracker
 from ensue.views.looks import write_recall
+from ensue.views.text import duration
 
 PARAMETERS = 50_000
 """Weights of each candidate: widths of whole heads come within 2 % of it in sizes xs and s."""
+UNEQUAL = 0.02
+"""Candidates whose weights are further from that, as a share, are named."""
 RATES = (0.3, 1.0, 3.0)
 """Learning rates tried, as multiples of LR and of TrainConfig's rate for matrices."""
 LR = 0.015
@@ -69,6 +75,8 @@ class Recalled:
     """Training, all seeds and rates."""
     accuracy: tuple[tuple[float, ...], ...]
     """Share of symbols named rightly, for each seed and lag."""
+    diverged: tuple[int, ...] = ()
+    """Seeds that are not in `accuracy`: the loss was no longer a number."""
 
     @property
     def by_lag(self) -> list[tuple[float, float, float]]:
@@ -90,8 +98,7 @@ class RecallResult:
 
     def falls_at(self, accuracy: Sequence[float]) -> int | None:
         """Give the first lag at which recall is less than nine in ten."""
-        below = (lag for lag, a in zip(self.lags, accuracy, strict=True) if a < HELD)
-        return next(below, None)
+        return _falls_at(self.lags, accuracy)
 
     def to_json(self) -> dict[str, Any]:
         """Give plain values; ``falls_at`` is null where recall holds at every lag."""
@@ -115,6 +122,7 @@ class RecallResult:
                     "low": [low for _, low, _ in m.by_lag],
                     "high": [high for _, _, high in m.by_lag],
                     "falls_at": [self.falls_at(seed) for seed in m.accuracy],
+                    "diverged": list(m.diverged),
                 }
                 for m in self.models
             ],
@@ -123,6 +131,11 @@ class RecallResult:
     def save(self, folder: Path | str) -> list[Path]:
         """Write recall.html, .svg, .csv and, where matplotlib is installed, .png."""
         return write_recall(Path(folder), self.to_json(), __version__)
+
+
+def _falls_at(lags: Sequence[int], accuracy: Sequence[float]) -> int | None:
+    below = (lag for lag, share in zip(lags, accuracy, strict=True) if share < HELD)
+    return next(below, None)
 
 
 def recall(
@@ -140,25 +153,44 @@ def recall(
     Args:
         configs: Model configs by name; vocabulary, dropout and width are set here.
         seeds: Models of each that are scored.
-        budget_seconds: Time for each of them, its share of the learning-rate trials included.
-        steps: Updates of each training, instead of a time.
-        lags: Where recall is measured, ascending; training goes up to the last. None: up to 128,
-            or up to twice as far as the candidate that sees the furthest, at most 512.
-        parameters: Weights of each model.
+        budget_seconds: Time for each seed of each model, its share of the learning-rate trials
+            included; the whole takes models x seeds times as long.
+        steps: Updates of each training, instead of a time; 0: as many as the time allows.
+        lags: Where recall is measured, ascending; training goes up to the last. Empty: up to 512.
+        parameters: Weights of each model; of a person's own class that takes no ``d_model``, and so
+            cannot be made wider, as many as it has.
         tracker: Hears how it goes.
 
     Raises:
-        UsageError: Nothing to probe, or a budget too small to learn anything.
+        UsageError: Nothing to probe, or seeds, steps, lags or a budget that cannot be.
+        NonFiniteError: A model diverges at every learning rate.
         StoppedError: Interrupted; nothing is kept.
     """
     if not configs:
         raise UsageError("no model to probe", "Name runs: ensue inspect RUN ... --probe recall")
     if seeds < 1:
         raise UsageError(f"seeds is {seeds}; it must be at least 1", "For instance: --seeds 3")
+    if steps < 0:
+        raise UsageError(f"steps is {steps}; it must be at least 1", "Or 0: a time, --budget 30s")
+    if any(before >= lag for before, lag in pairwise((0, *lags))):
+        raise UsageError(
+            f"lags are {', '.join(map(str, lags))}; they must be at least 1 and ascend",
+            "For instance: lags=(1, 2, 4, 8, 16)",
+        )
+    tracker = tracker or Tracker()
     shapes = {name: _shape(config, parameters) for name, config in configs.items()}
-    lags = tuple(lags) or _lags(shapes.values())
+    for name, config in shapes.items():
+        _tell_of_another_size(name, config, parameters, tracker)
+    if not steps:
+        tracker.notice(
+            f"the probe takes about {duration(len(shapes) * seeds * budget_seconds)}:"
+            f" {duration(budget_seconds)} for each seed ({seeds}) of each model ({len(shapes)})"
+        )
+    # Up to 256 two of three RNNs recall all that an LSTM does. Up to 512 updates take 1.5 times as
+    # long, and with as many fewer of them RNNs fall at lags 24 to 48, LSTMs at none.
+    lags = tuple(lags) or LAGS
     with _one_thread():
-        return _recall(shapes, seeds, budget_seconds, steps, lags, tracker or Tracker())
+        return _recall(shapes, seeds, budget_seconds, steps, lags, tracker)
 
 
 def _recall(
@@ -196,15 +228,18 @@ def _one_thread() -> Iterator[None]:
 
 def _shape(config: Any, parameters: int) -> Any:
     """Give the same architecture for the probe's vocabulary and size."""
-    filled = step_of(config).filled(config, "xs")
-    return fitted(replace(filled, vocab_size=VOCAB_SIZE, dropout=0.0), parameters)
+    filled = replace(step_of(config).filled(config, "xs"), vocab_size=VOCAB_SIZE, dropout=0.0)
+    if isinstance(filled, CustomConfig) and not has_width(filled):
+        return filled
+    return fitted(filled, parameters)
 
 
-def _lags(shapes: Iterable[Any]) -> tuple[int, ...]:
-    """Give lags that show where a limited candidate ends, and what the others do beyond."""
-    models = (build_empty(step_of(config).model, config) for config in shapes)
-    longest = max(64, *(reach_of(model) or 0 for model in models))
-    return tuple(lag for lag in LAGS if lag <= 2 * longest)
+def _tell_of_another_size(name: str, config: Any, parameters: int, tracker: Tracker) -> None:
+    has = count_parameters(build_empty(step_of(config).model, config))
+    if abs(has - parameters) > UNEQUAL * parameters:
+        fixed = isinstance(config, CustomConfig) and not has_width(config)
+        why = "its class takes no d_model" if fixed else "no width comes nearer"
+        tracker.notice(f"{name}: {has:,} parameters instead of {parameters:,}: {why}")
 
 
 def _probe(
@@ -219,7 +254,8 @@ def _probe(
             "Probe the others without it.",
         )
     others = [_train(config, seed, best.rate, steps, lags, progress) for seed in range(1, seeds)]
-    kept = [best, *others]
+    kept = [trial for trial in (best, *others) if math.isfinite(trial.loss)]
+    diverged = tuple(s for s, trial in enumerate(others, 1) if not math.isfinite(trial.loss))
     recalled = Recalled(
         name=name,
         parameters=count_parameters(best.model),
@@ -227,9 +263,16 @@ def _probe(
         rate=best.rate,
         seconds=time.monotonic() - begun,
         accuracy=tuple(recall_by_lag(trial.model, lags) for trial in kept),
+        diverged=diverged,
     )
-    held = [lag for lag, (mean, _, _) in zip(lags, recalled.by_lag, strict=True) if mean >= HELD]
-    progress.outer.notice(f"{name}: recalls up to lag {max(held, default=0)}")
+    if diverged:
+        which = ", ".join(map(str, diverged))
+        progress.outer.notice(
+            f"{name}: {len(diverged)} of {seeds} seeds diverged and are left out ({which})"
+        )
+    ends = [_falls_at(lags, seed) for seed in recalled.accuracy]
+    words = [f"at lag {lag}" if lag else f"beyond lag {lags[-1]}" for lag in ends]
+    progress.outer.notice(f"{name}: recall falls {', '.join(dict.fromkeys(words))}")
     return recalled
 
 

@@ -1,6 +1,7 @@
 """The laws of a decoder as a public check, for people's own models.
 
-A model that passes may be trained, compared, generated from and served beside ours::
+`ensue.check_laws(model)`: one that passes may be trained, compared, generated from and served
+beside ours::
 
     @dataclass(frozen=True)
     class GRUState:
@@ -32,8 +33,9 @@ A model that passes may be trained, compared, generated from and served beside o
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, fields, is_dataclass, replace
+from functools import partial
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -43,6 +45,8 @@ from ensue.decoding.decoder import Decoder
 from ensue.decoding.engine import Event, device_of, evaluating, generate
 from ensue.decoding.logits import Sampling
 from ensue.errors import EnsueError, UsageError
+from ensue.models import step_of
+from ensue.models.custom import ANY_VOCABULARY, CustomConfig
 from ensue.nn.state import join_rows, select_rows
 
 ROWS = 3
@@ -60,6 +64,7 @@ class LawError(EnsueError, AssertionError):
     def __init__(self, law: str, what: str, hint: str = "") -> None:
         super().__init__(f"the law {law!r} is broken: {what}", hint)
         self.law = law
+        self.seen = what
 
 
 def check_laws(decoder: object, *, seed: int = 0, steps: int = 12, tolerance: float = 1e-5) -> None:
@@ -88,11 +93,35 @@ def check_laws(decoder: object, *, seed: int = 0, steps: int = 12, tolerance: fl
     checked = _as_decoder(decoder)
     with torch.inference_mode(), evaluating(checked):
         trial = _trial(checked, seed, steps, tolerance)
+        _contract(trial)
         for name, law, hint in LAWS:
             for n in sorted({1, 2, 3, trial.length // 2 + 1, trial.length}):
-                if n <= trial.length and law(trial, n):
+                if n <= trial.length and _tried(partial(law, trial, n), name, f"{n} tokens", hint):
                     smaller = (law(trial, fewer) for fewer in range(1, n + 1))
                     raise LawError(name, next(what for what in smaller if what), hint)
+
+
+def check_custom(config: Any) -> None:
+    """Check the laws of a person's own model before anything is spent on it.
+
+    Args:
+        config: A model's config, complete or still open. Ours are tested, and not checked here.
+
+    Raises:
+        LawError: A law is broken; it names the class.
+        UsageError: The class cannot be found or made.
+    """
+    if not isinstance(config, CustomConfig):
+        return
+    step = step_of(config)
+    filled = step.filled(config, "xs")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # the same weights, so the same answer, at every call
+        model = step.model(replace(filled, vocab_size=config.vocab_size or ANY_VOCABULARY))
+        try:
+            check_laws(model)
+        except LawError as error:
+            raise LawError(error.law, f"{step.title}, {error.seen}", error.hint) from error
 
 
 def _as_decoder(decoder: object) -> Decoder:
@@ -101,15 +130,26 @@ def _as_decoder(decoder: object) -> Decoder:
             f"{decoder.__name__} is a class; the laws are about a model",
             f"Give one: check_laws({decoder.__name__}(...))",
         )
-    if not isinstance(decoder, Decoder):
-        names = ("vocab_size", "max_length", "init_state", "head", "__call__")
-        missing = [name for name in names if not hasattr(decoder, name)]
+    # Not isinstance with the protocol: from Python 3.12 that misses a head that is an nn.Linear.
+    names = ("vocab_size", "max_length", "init_state", "head", "__call__")
+    missing = [name for name in names if not hasattr(decoder, name)]
+    if missing:
         raise LawError(
             "contract",
             f"{type(decoder).__name__} has no {', '.join(missing)}",
             "See ensue.decoding.decoder.Decoder for what each of them is.",
         )
-    return decoder
+    return cast(Decoder, decoder)
+
+
+def _tried(call: Callable[[], Any], law: str, what: str, hint: str) -> Any:
+    """Call a model's code; an error in it breaks the law, and is shown with the call."""
+    try:
+        return call()
+    except EnsueError:
+        raise
+    except Exception as error:
+        raise LawError(law, f"{what}: {type(error).__name__}: {error}", hint) from error
 
 
 @dataclass(frozen=True)
@@ -164,40 +204,87 @@ MODES = ("without a state", "with a state")
 
 
 def _trial(decoder: Decoder, seed: int, steps: int, tolerance: float) -> _Trial:
-    """Make the tokens, and check the contract: shapes, and a state that is a value."""
-    vocab_size, limit = decoder.vocab_size, decoder.max_length
-    if vocab_size < 2:
+    """Make the tokens."""
+    vocab_size: Any = decoder.vocab_size
+    limit: Any = decoder.max_length
+    if not isinstance(vocab_size, int) or vocab_size < 2:
         raise LawError("contract", f"vocab_size is {vocab_size}; the laws need two tokens to tell")
+    if limit is not None and (not isinstance(limit, int) or limit < 1):
+        raise LawError("contract", f"max_length is {limit}, not a number of tokens, or None")
     generator = torch.Generator().manual_seed(seed)
     shape = (ROWS, steps if limit is None else min(steps, limit))
     tokens = torch.randint(vocab_size, shape, generator=generator)
     shift = torch.randint(1, vocab_size, shape, generator=generator)
     device = device_of(decoder)
-    trial = _Trial(
-        decoder, tokens.to(device), ((tokens + shift) % vocab_size).to(device), tolerance
-    )
-    state = decoder.init_state(ROWS)
-    if not hasattr(state, "__dataclass_fields__"):
-        raise LawError(
-            "contract",
-            f"init_state gave a {type(state).__name__}",
-            "A state is a frozen dataclass of tensors whose first dimension is the row.",
-        )
-    hidden, after = decoder(trial.tokens, state)
-    logits = decoder.head(hidden)
-    for name, got, expected in (
-        ("hidden states", hidden.shape[:2], shape),
-        ("logits", logits.shape, (*shape, vocab_size)),
-    ):
-        if tuple(got) != expected:
-            raise LawError(
-                "contract", f"{name} have shape {tuple(got)} for tokens {shape}, not {expected}"
-            )
-    if type(after) is not type(state):
-        raise LawError("contract", f"a call with a state gave {type(after).__name__} for a state")
-    if bool(logits.isnan().any()):
-        raise LawError("contract", "the logits hold NaN")
-    return trial
+    return _Trial(decoder, tokens.to(device), ((tokens + shift) % vocab_size).to(device), tolerance)
+
+
+STATE = "A state is a frozen dataclass of tensors whose first dimension is the row."
+FORWARD = "forward(tokens, state=None) gives hidden states (rows, steps, width), and the state."
+HEAD = "head gives logits for hidden states (rows, steps, width), and in training (places, width)."
+
+
+def _contract(trial: _Trial) -> None:
+    """Every part can be called, gives what belongs there, and a state is a value."""
+    decoder = trial.decoder
+    for n in (1, trial.length):
+        tokens = trial.tokens[:, :n]
+        call = f"init_state({ROWS})"
+        state = _tried(partial(decoder.init_state, ROWS), "contract", call, STATE)
+        _check_state(state, call)
+        call = f"model(tokens) with tokens of shape {(ROWS, n)}"
+        _check_call(trial, call, _tried(partial(decoder, tokens), "contract", call, FORWARD), n)
+        call = f"model(tokens, state) with tokens of shape {(ROWS, n)}"
+        given = _tried(partial(decoder, tokens, state), "contract", call, FORWARD)
+        _check_call(trial, call, given, n)
+        if type(given[1]) is not type(state):
+            names = type(given[1]).__name__, type(state).__name__
+            raise LawError("contract", f"{call} gave a {names[0]} for a {names[1]}", FORWARD)
+        _check_state(given[1], call)
+
+
+def _check_state(state: Any, call: str) -> None:
+    """Check that a state can be copied and joined row by row."""
+    if not is_dataclass(state):
+        raise LawError("contract", f"{call} gave a {type(state).__name__}", STATE)
+    for field in fields(state):
+        value, name = getattr(state, field.name), f"{type(state).__name__}.{field.name}"
+        if is_dataclass(value):
+            _check_state(value, call)
+        elif isinstance(value, Tensor):
+            if value.shape[:1] != (ROWS,):
+                shape = tuple(value.shape)
+                what = (
+                    f"{call} gave {name} of shape {shape}: the first of it is not the {ROWS} rows"
+                )
+                raise LawError("contract", what, STATE)
+        elif not isinstance(value, int):
+            kind = type(value).__name__
+            hint = f"{STATE} A field may also be an int, or such a dataclass; of several layers,"
+            hint += " stack the tensors, rows first."
+            raise LawError("contract", f"{call} gave {name}, a {kind}", hint)
+
+
+def _check_call(trial: _Trial, call: str, given: Any, n: int) -> None:
+    """Check what a call gave, and the logits that come of it."""
+    if not isinstance(given, tuple) or len(given) != 2 or not isinstance(given[0], Tensor):
+        what = f"a {type(given).__name__}"
+        what += f" of shape {tuple(given.shape)}" if isinstance(given, Tensor) else ""
+        raise LawError("contract", f"{call} gave {what}, not (hidden, state)", FORWARD)
+    hidden = given[0]
+    if hidden.shape[:2] != (ROWS, n):
+        what = f"{call} gave hidden states of shape {tuple(hidden.shape)}"
+        raise LawError("contract", what, FORWARD)
+    for part in (hidden, hidden[:, -1]):
+        call = f"head(hidden) with hidden of shape {tuple(part.shape)}"
+        logits = _tried(partial(trial.decoder.head, part), "contract", call, HEAD)
+        expected = (*part.shape[:-1], trial.decoder.vocab_size)
+        if not isinstance(logits, Tensor) or logits.shape != expected:
+            shape = tuple(getattr(logits, "shape", ()))
+            what = f"{call} gave logits of shape {shape}, not {tuple(expected)}"
+            raise LawError("contract", what, HEAD)
+        if bool(logits.isnan().any()):
+            raise LawError("contract", f"{call} gave logits that hold NaN")
 
 
 def _state(trial: _Trial, n: int) -> str:

@@ -15,17 +15,17 @@ import pytest
 
 from ensue.comparison import CompareConfig, Result, compare, plan
 from ensue.data.corpus import DataConfig
+from ensue.distributed.env import start_env
 from ensue.errors import DataError, NonFiniteError, RunError, UsageError
 from ensue.models.custom import allow
 from ensue.runs import Run
 from ensue.testing import LawError
-from ensue.training.config import TrainConfig
-from ensue.training.session import load_model
+from ensue.training.config import RunConfig, TrainConfig
+from ensue.training.session import load_model, read_data
 from ensue.training.tracking import Tracker
 
 OWN = str(Path(__file__).with_name("gru.py"))
 MODELS: dict[str, dict[str, Any]] = {
-    "mlp": {"name": "mlp", "window": 3, "num_layers": 1, "d_model": 12},
     "gru": {"name": f"{OWN}:GRU"},
     "bad": {"name": f"{OWN}:Diverging"},
     "worse": {"name": f"{OWN}:NeverANumber"},
@@ -92,6 +92,8 @@ def test_every_candidate_has_its_row_and_its_runs(result: Result) -> None:
             assert c["bits_per_byte"] < 8
             assert c["spread"] > 0
             assert c["peak_bytes"] > 1 << 20
+            assert c["shape"]["precision"] == "fp32"
+            assert len({run["targets"] for run in c["runs"]}) == 1
             assert {run["bits_per_byte"] is not None for run in c["runs"]} == {True}
 
 
@@ -106,7 +108,7 @@ def test_weights_and_tokens_are_equal(result: Result) -> None:
 
 def test_a_candidate_that_diverges_stops_no_other_and_the_table_says_so(result: Result) -> None:
     (bad,) = [c for c in result.values["candidates"] if c["name"] == "bad"]
-    assert "none of its trials" in bad["error"]
+    assert "none of its trials came to an end: diverged: step" in bad["error"]
     assert bad["bits_per_byte"] is None
     assert all("diverged" in trial["error"] for trial in bad["trials"])
     (worse,) = [c for c in result.values["candidates"] if c["name"] == "worse"]
@@ -156,7 +158,7 @@ def test_memory_grows_with_the_text_for_attention_alone(result: Result) -> None:
         c["name"]: [row["state_bytes"] for row in c["generation"]]
         for c in result.values["candidates"]
     }
-    assert len(set(kept["mlp"])) == len(set(kept["gru"])) == 1
+    assert len(set(kept["gru"])) == 1
     assert kept["gpt2"] == sorted(set(kept["gpt2"]))
     assert len(kept["gpt2"]) == 4
 
@@ -175,9 +177,13 @@ def test_the_same_call_again_does_nothing_again(result: Result, folder: Path) ->
     (folder / "test.txt").rename(folder / "kept.txt")
     (folder / "test.txt").write_text("another text altogether, which nobody may read")
     try:
-        again = compare(request_in(folder), folder / "out")
+        with pytest.raises(DataError, match="the test text is not what"):
+            compare(request_in(folder), folder / "out")
     finally:
         (folder / "kept.txt").replace(folder / "test.txt")
+    scored = (folder / "out" / "test.json").read_bytes()
+    again = compare(request_in(folder), folder / "out")
+    assert (folder / "out" / "test.json").read_bytes() == scored
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert [c["test_bits_per_byte"] for c in again.values["candidates"]] == [
         c["test_bits_per_byte"] for c in result.values["candidates"]
@@ -214,16 +220,16 @@ def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path: Path) -> Non
 
 def test_a_model_that_breaks_a_law_is_named_before_anything_runs(tmp_path: Path) -> None:
     allow(OWN)
-    models = {"mlp": MODELS["mlp"], "peeking": {"name": f"{OWN}:Peeking"}}
-    with pytest.raises(LawError, match="causal"):
-        compare(request_in(tmp_path, models=models), tmp_path / "out")
+    models = {"peeking": {"name": f"{OWN}:Peeking"}, "gru": MODELS["gru"]}
+    with pytest.raises(LawError, match="causal"):  # also where a size is to be chosen
+        compare(request_in(tmp_path, models=models, size=""), tmp_path / "out")
     assert not (tmp_path / "out" / "trials").exists()
 
 
 def test_candidates_that_all_diverge_at_once_are_an_error_with_a_way_out(tmp_path: Path) -> None:
     """There is nothing to share the budget among: not an index error."""
     allow(OWN)
-    with pytest.raises(NonFiniteError, match="every candidate diverged") as caught:
+    with pytest.raises(NonFiniteError, match="no candidate can be trained") as caught:
         compare(request_in(tmp_path, models={"worse": MODELS["worse"]}), tmp_path / "out")
     assert "--train.lr" in str(caught.value)
 
@@ -245,6 +251,58 @@ def test_own_code_is_not_run_for_a_run_folder_that_names_it(
         load_model(Run(result.folder / "runs" / "gru-0"))
 
 
+def test_a_misspelt_test_text_is_said_before_anything_is_trained(tmp_path: Path) -> None:
+    request = request_in(tmp_path, test=(str(tmp_path / "tset.txt"),))
+    with pytest.raises(DataError, match=r"tset\.txt"):
+        compare(request, tmp_path / "out")
+    assert not (tmp_path / "out" / "comparison.json").exists()
+
+
+def test_text_that_grows_meanwhile_is_noticed(result: Result, folder: Path) -> None:
+    """Later runs would learn from other text than the earlier ones, and split it elsewhere."""
+    out, book = folder / "grown", folder / "book.txt"
+    out.mkdir()
+    for name in ("comparison.json", "tokenizer.json"):
+        (out / name).write_bytes((result.folder / name).read_bytes())
+    text = book.read_text()
+
+    class Growing(Tracker):
+        def progress(self, stage: str, done: int, total: int) -> None:
+            if stage.startswith("trials/"):
+                book.write_text(text + " and so on" * 50)
+
+    try:
+        with pytest.raises(DataError, match="changed while it was compared"):
+            compare(request_in(folder), out, Growing())
+    finally:
+        book.write_text(text)
+
+
+def test_the_last_of_the_lineage_leads_not_a_model_of_ones_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sizes of a person's own class change its window alone: led by it, GPT-2 gets 12 layers."""
+    allow(OWN)
+    monkeypatch.setattr(plan, "_measured", lambda *args: _as_it_is(*args))
+    models = {"gpt2": {"name": "gpt2"}, "gru": MODELS["gru"]}
+    request = request_in(tmp_path, models=models, size="", train=TrainConfig(threads=1))
+    corpus, tokenizer = read_data(
+        RunConfig(data=request.data, model=None),
+        start_env(),
+        Tracker(),  # type: ignore[type-var]
+    )
+    candidates, leader = plan._shaped(request, corpus, tokenizer, Tracker())
+    assert leader == "gpt2"
+    gpt2, gru = candidates
+    assert gpt2.config.size == "xs"
+    assert gru.parameters == pytest.approx(gpt2.parameters, rel=0.02)
+    assert gru.config.model.context_length == gpt2.config.model.context_length
+
+
+def _as_it_is(name: str, chooser: Any, shaped: Any, error: str) -> Any:
+    return plan.Candidate(name, shaped, 1.0, 1.0, chooser.parameters(shaped), error)
+
+
 @pytest.mark.slow
 def test_two_jobs_give_the_same_table_as_one(result: Result, folder: Path) -> None:
     """Which run goes first, and beside which other, must not enter the numbers."""
@@ -262,7 +320,8 @@ def test_two_jobs_give_the_same_table_as_one(result: Result, folder: Path) -> No
 @pytest.mark.slow
 def test_equal_time_is_equal_within_ten_percent(tmp_path: Path) -> None:
     """Two models of very different pace; each run is fitted to the clock."""
-    models = {"mlp": MODELS["mlp"], "rnn": {"name": "rnn", "num_layers": 2, "d_model": 64}}
+    mlp = {"name": "mlp", "window": 3, "num_layers": 1}
+    models = {"mlp": mlp, "rnn": {"name": "rnn", "num_layers": 2, "d_model": 64}}
     request = request_in(tmp_path, models=models, equal="time", budget="25s", seeds=1, rates=(1.0,))
     result = compare(request, tmp_path / "out")
     seconds = [c["seconds"] for c in result.values["candidates"]]

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ensue.decoding.logits import HEADS, Sampling, _lowest, derive_seed, sample, uniform
@@ -22,9 +22,11 @@ def plain_nucleus(scores, s):
     order = sorted(range(len(scores)), key=lambda i: -scores[i])
     order = order[: s.top_k or None]
     weights = [math.exp(scores[i] - scores[order[0]]) for i in order]
-    total, sofar, kept = sum(weights), 0.0, set()
+    # At 1 nothing is cut, not even a weight that is lost in the sum's last digit.
+    limit = s.top_p * sum(weights) if s.top_p < 1 else math.inf
+    sofar, kept = 0.0, set()
     for i, weight in zip(order, weights, strict=True):
-        if sofar < s.top_p * total and weight >= s.min_p:
+        if sofar < limit and weight >= s.min_p:
             kept.add(i)
         sofar += weight
     return kept
@@ -39,6 +41,7 @@ def plain_nucleus(scores, s):
     st.sampled_from([0.1, 1.0, 8.0]),
     st.integers(0, 99),
 )
+@example(30, 0, 1.0, 0.0, 8.0, 0)
 def test_what_is_cut_is_what_the_definitions_say(vocab_size, top_k, top_p, min_p, spread, seed):
     """Narrow and flat rows, more and fewer ids than the head that is looked at first."""
     logits = torch.randn(1, vocab_size, generator=torch.Generator().manual_seed(seed)) * spread

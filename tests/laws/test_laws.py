@@ -254,7 +254,7 @@ BROKEN = [
     (RestartsPositions, "split"),
     (OnePositionForAll, "ragged"),
     (KeepsOnModule, "state"),
-    (HidesFromCopies, "state"),
+    (HidesFromCopies, "contract"),
     (DropsInEvaluation, "state"),
     (TupleState, "contract"),
     (LogitsOfTheLast, "contract"),
@@ -268,6 +268,83 @@ def test_a_broken_decoder_is_caught_by_the_law_it_breaks(broken, law):
     with pytest.raises(LawError) as caught:
         check_laws(broken())
     assert caught.value.law == law, str(caught.value)
+
+
+class LogitsOnly(GRU):
+    """As most models are written that know no state."""
+
+    def forward(self, tokens, state=None):
+        return self.head(super().forward(tokens, state)[0])
+
+
+class NoState(GRU):
+    def forward(self, tokens):
+        return super().forward(tokens)
+
+
+class LayersFirst(GRU):
+    """The layout of nn.GRU itself."""
+
+    def init_state(self, rows, memory=None):
+        return GRUState(torch.zeros(2, rows, 4))
+
+
+class ThreeDimensions(GRU):
+    def head(self, hidden):
+        rows, steps, _ = hidden.shape
+        return super().head(hidden).view(rows, steps, V)
+
+
+class Stumbles(GRU):
+    """Cannot go on from a state after the first token."""
+
+    def forward(self, tokens, state=None):
+        if state is not None and tokens.shape[1] == 2:
+            raise IndexError("index 2 is out of range")
+        return super().forward(tokens, state)
+
+
+EXPLAINED = [
+    (
+        LogitsOnly,
+        r"model\(tokens\) with tokens of shape \(3, 1\) gave a Tensor of shape \(3, 1, 11\)",
+    ),
+    (NoState, r"model\(tokens, state\) with tokens of shape \(3, 1\): TypeError"),
+    (HidesFromCopies, r"init_state\(3\) gave BoxedState.box, a list"),
+    (LayersFirst, r"GRUState.h of shape \(2, 3, 4\): the first of it is not the 3 rows"),
+    (ThreeDimensions, r"head\(hidden\) with hidden of shape \(3, 16\): ValueError"),
+    (Stumbles, "2 tokens: IndexError: index 2"),
+]
+
+
+@pytest.mark.parametrize(("broken", "words"), EXPLAINED, ids=[b.__name__ for b, _ in EXPLAINED])
+def test_the_commonest_mistakes_are_answered_in_words(broken, words):
+    """Each was a traceback of our own lines, or passed until the run was over."""
+    with pytest.raises(LawError, match=words) as caught:
+        check_laws(broken())
+    assert caught.value.hint
+
+
+class LayerAsHead(nn.Module):
+    """Its head is an nn.Linear, which nn.Module keeps in a dictionary of its own."""
+
+    vocab_size, max_length = V, None
+
+    def __init__(self):
+        super().__init__()
+        self.inner = GRU()
+        self.head = nn.Linear(16, V)
+
+    def init_state(self, rows, memory=None):
+        return self.inner.init_state(rows)
+
+    def forward(self, tokens, state=None):
+        return self.inner(tokens, state)
+
+
+def test_a_head_that_is_a_layer_is_a_head():
+    """From Python 3.12 isinstance with a protocol misses it, and the message named nothing."""
+    check_laws(LayerAsHead())
 
 
 def test_the_smallest_example_is_shown():

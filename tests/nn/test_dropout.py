@@ -30,3 +30,11 @@ def test_the_gradient_passes_where_the_value_does() -> None:
 def test_evaluation_changes_nothing() -> None:
     x = torch.randn(5)
     assert dropout(x, 0.5, training=False) is x
+
+
+@pytest.mark.parametrize("p", [0.001, 0.999])
+def test_a_share_that_a_byte_cannot_say_is_dropped_all_the_same(p: float) -> None:
+    """Rounded to nothing it was silently off; rounded to all it divided by zero."""
+    y = dropout(torch.ones(200_000), p, training=True)
+    assert float((y == 0).float().mean()) == pytest.approx(p, abs=5e-4)
+    assert torch.allclose(y[y != 0], torch.tensor(1 / (1 - p)))

@@ -18,7 +18,9 @@ from ensue.tasks.recall import (
     QUERY,
     SYMBOLS,
     TEST,
+    TEST_ROWS,
     VALID,
+    VALID_ROWS,
     VOCAB_SIZE,
     Recall,
     Rows,
@@ -35,6 +37,9 @@ class Remembers(nn.Module):
         super().__init__()
         self.vocab_size = VOCAB_SIZE
         self.max_length = max_length
+
+    def init_state(self, rows: int, memory: Any = None) -> Any:
+        return None
 
     def forward(self, tokens: Tensor, state: Any = None) -> tuple[Tensor, Any]:
         if self.max_length:
@@ -66,8 +71,36 @@ def test_a_row_holds_one_symbol_k_tokens_before_the_query() -> None:
         assert symbols[0] < LEAD
         assert 1 <= len(row) - 1 - symbols[0] <= 100
     for lag in (1, 2, 17, 128):
-        rows = fixed_rows(TEST, lag, 8)
-        assert all(row.index(target) == len(row) - 1 - lag for row, target in listed([rows]))
+        rows = listed(fixed_rows(TEST, lag, 8))
+        assert len(rows) == 8
+        assert all(row.index(target) == len(row) - 1 - lag for row, target in rows)
+
+
+def test_every_lead_is_tested_equally_often() -> None:
+    """With one lead a lag's accuracy would be that of one pair of absolute positions."""
+    for lag in (1, 40):
+        groups = fixed_rows(TEST, lag, TEST_ROWS)
+        leads = [row.index(target) for row, target in listed(groups)]
+        assert sorted(leads) == sorted(list(range(LEAD)) * (TEST_ROWS // LEAD))
+        for rows in groups:  # no symbol is known by its place
+            assert sorted(rows.targets.tolist()) == sorted(list(range(SYMBOLS)) * 4)
+        chosen = listed(fixed_rows(VALID, lag, VALID_ROWS))
+        assert len({row.index(target) for row, target in chosen}) == VALID_ROWS // SYMBOLS > 1
+    assert listed(fixed_rows(TEST, 5, 64)) == listed(fixed_rows(TEST, 5, 64))
+
+
+def test_accuracy_is_that_of_all_groups() -> None:
+    """A mean over the first group would be of one lead again."""
+    knows = Remembers()
+    knows.head = lambda hidden: F.one_hot((hidden[..., 0] % 2).long(), VOCAB_SIZE).float()
+    assert recall_by_lag(knows, (3,)) == (2 / SYMBOLS,)
+
+    class NearTheStart(Remembers):  # remembers what stood in the first half of the leads
+        def forward(self, tokens: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+            hidden, _ = super().forward(tokens[:, : LEAD // 2])
+            return hidden[:, -1:].expand(*tokens.shape, 1), state
+
+    assert recall_by_lag(NearTheStart(), (32,)) == ((1 + CHANCE) / 2,)
 
 
 def test_lags_are_even_in_their_logarithm_up_to_the_longest() -> None:
@@ -108,8 +141,8 @@ def test_rows_of_one_group_have_one_length_and_a_batch_counts_all() -> None:
 def test_evaluation_rows_are_no_training_rows_and_the_same_for_every_seed() -> None:
     """What was trained on is recalled for other reasons; other rows are not comparable."""
     trained = {tuple(row) for row, _ in listed(Recall(64, seed=0).batch(0, 3000))}
-    tested = [tuple(row) for row, _ in listed([fixed_rows(TEST, 32, 256)])]
-    chosen = [tuple(row) for row, _ in listed([fixed_rows(VALID, 32, 256)])]
+    tested = [tuple(row) for row, _ in listed(fixed_rows(TEST, 32, 256))]
+    chosen = [tuple(row) for row, _ in listed(fixed_rows(VALID, 32, 256))]
     assert not trained & {*tested, *chosen}
     assert not set(tested) & set(chosen)
     first, second = (Recall(64, seed=seed).valid for seed in (0, 1))
@@ -152,7 +185,7 @@ def test_gpt2_beyond_its_context_is_at_chance() -> None:
     model = GPT2(GPT2Config(vocab_size=VOCAB_SIZE, **shape)).eval()
     task = Recall(8, seed=0)
     for lag, differs in ((7, True), (8, False)):
-        rows = fixed_rows(TEST, lag, 64)
+        rows = fixed_rows(TEST, lag, 64)[0]
         other = rows.tokens.clone()
         other[other < SYMBOLS] = (other[other < SYMBOLS] + 1) % SYMBOLS
         losses = [
@@ -182,3 +215,13 @@ def test_rows_are_shown_as_letters() -> None:
     assert row.endswith("?")
     assert target in "ABCDEFGH"
     assert target in row
+
+
+def test_evaluation_leaves_every_part_in_its_mode() -> None:
+    """A part that a person froze in evaluation mode would train with dropout from then on."""
+    model = Remembers().train()
+    model.frozen = nn.Dropout(0.5).eval()
+    Recall(2, seed=0).evaluate(model)
+    recall_by_lag(model, (1,))
+    assert model.training
+    assert not model.frozen.training

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from pages import PAYLOAD, Page, assert_harmless
 
-from ensue.views.looks import SHOWN, UNITS, Position, label, look_page, percent, pictures
+from ensue.views.looks import SHOWN, UNITS, Position, fits, label, look_page, percent, pictures
 from ensue.views.pictures import Bars, Heat, Picture
 
 TOKENS = ["<|endoftext|>", "the", "·", "<b>", "語", "$x$"]
@@ -58,6 +58,45 @@ def test_each_kind_of_map_has_its_picture_under_its_layer() -> None:
         "feature-maps",
     ]
     assert [p.name for p in drawn({"mine/odd": np.zeros((6, 6))})] == ["surprise", "distance"]
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("mine/odd", np.zeros((6, 6))),
+        ("mine/weights", np.zeros((2, 6, 6))),
+        ("mine/weights", -causal(2, 6)),
+        ("mine/weights", causal(2, 5)),
+        ("mine/gates", np.zeros((6, 4, 3))),
+        ("mine/h", np.zeros((2, 6, 3))),
+        ("mine/c", np.full((6, 3), np.nan)),
+        ("mine/maps", np.zeros(())),
+    ],
+)
+def test_what_has_no_picture_is_left_out(name: str, shown: np.ndarray) -> None:
+    """A tap of one's own may show anything: it must not take the other pictures with it."""
+    assert not fits(name, shown, len(TOKENS))
+    assert [p.name for p in drawn({name: shown})] == ["surprise", "distance"]
+    assert all(fits(name, shown, len(TOKENS)) for name, shown in MAPS.items())
+
+
+def test_two_parts_that_count_their_layers_alike_are_both_drawn() -> None:
+    """The second took the place of the first."""
+    states = MAPS["layers.1/h"]
+    (picture,) = drawn({"reader.0/h": states, "writer.0/h": states})[2:]
+    titles = [panel.title.split(":")[0] for panel in picture.panels]
+    assert titles == ["layer 1", "writer.0"]
+
+
+def test_the_reach_is_told_beside_what_was_read() -> None:
+    """A text cut to the context has exactly as many tokens: not "more than are here"."""
+    said = [drawn({}, reach=reach)[1].caption for reach in (5, 6, 7, None)]
+    words = ("last 5 tokens, and", "6 tokens, as many as are here", "7 tokens, more than", "all")
+    assert all(word in text for word, text in zip(words, said, strict=True))
+
+
+def test_an_unknown_distance_has_no_picture() -> None:
+    assert [p.name for p in drawn({}, by_distance=[])] == ["surprise"]
 
 
 def test_files_are_well_formed_and_harmless(tmp_path: Path) -> None:

@@ -223,6 +223,37 @@ def test_defaults_need_no_flag(step):
     assert words == f"ensue train book.txt --model {step.name}"
 
 
+def test_a_dropout_of_nothing_that_was_asked_for_stays():
+    """0 is not "chosen": without the flag ensue would choose a tenth."""
+    model = {"name": "gpt2", "dropout": 0.0}
+    assert train_command({"request": {"model": model}, "config": {"model": model}}).endswith(
+        "--model gpt2 --model.dropout 0.0"
+    )
+
+
+def test_pages_of_a_persons_own_model_name_its_class_and_not_its_folder(tmp_path):
+    """The command failed when pasted, and told where the author's home is."""
+    file = "/home/alice/gru.py"
+    own = {"name": f"{file}:GRU", "file": file, "classname": "GRU", "d_model": 48, "dropout": -1.0}
+    values = plan()
+    values |= {"request": {"model": own, "steps": 20}}
+    values["config"] |= {"model": {**own, "context_length": 64}}  # type: ignore[operator]
+    assert train_command(values) == (
+        "ensue train book.txt --model gru.py:GRU --steps 20 --model.d-model 48"
+    )
+    run = make(tmp_path, records(20, 5, True))
+    write_card(run, values)
+    _, text = report(run, values)
+    card = run.card_path.read_text("utf-8")
+    for page in (card, text):
+        assert "alice" not in page
+        assert "yours" not in page
+        assert "--code gru.py" in page
+    assert 'ensue.load("book-gpt2-001", code="gru.py")' in card
+    assert "(`GRU`)" in card
+    assert "<h1>GRU trained on" in text
+
+
 def test_the_card_tells_all_but_the_data(tmp_path):
     run = make(tmp_path, records(20, 5, True))
     write_card(run, plan() | {"notes": ["a [link](javascript:x) <b>\x1b"]})

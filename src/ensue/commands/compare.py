@@ -33,7 +33,7 @@ class CompareArgs:
     """What one run may take, its share of the learning-rate trials included (a fifth)."""
     seeds: int = 3
     """Runs of each candidate."""
-    rates: tuple[float, ...] = (0.5, 1.0, 2.0)
+    rates: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0)
     """Factors on the learning rates that are tried for each candidate; a single one: no trial."""
     size: str = ""
     """xs, s, m or l; empty: chosen for the budget."""

@@ -1,6 +1,7 @@
 """``ensue inspect``: look inside a run, or probe what architectures can do."""
 
 import json
+import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ import tyro
 
 from ensue import probes
 from ensue.console import Console, print_table
-from ensue.errors import UsageError, nearest
+from ensue.errors import RunError, UsageError, nearest
 from ensue.inspection import look
 from ensue.models import step_of
 from ensue.runs import Run, newest_run
@@ -24,7 +25,7 @@ from ensue.views.looks import (
     recall_protocol,
     recall_rows,
 )
-from ensue.views.text import visible
+from ensue.views.text import command, visible
 
 PROBES = ("recall",)
 EXAMPLE = 'For instance: ensue inspect RUN "Once upon a time"'
@@ -40,9 +41,10 @@ class InspectArgs:
     """recall: train fresh models of the runs' architectures, all of one size, to recall a symbol
     seen k tokens ago."""
     seeds: int = 3
-    """Models of each architecture that the probe trains."""
+    """With --probe: models of each architecture that are scored."""
     budget: str = "30s"
-    """Time of the probe for each of them, learning-rate trials included."""
+    """With --probe: time for each seed of each architecture, its share of the learning-rate trials
+    included. In all it takes architectures x seeds x budget: five, 3 and 30s are 7.5 minutes."""
     out: str = ""
     """Folder for page and pictures; default: inspect/ in the (first) run."""
     json: bool = False
@@ -56,6 +58,12 @@ def run_inspect(args: InspectArgs, console: Console) -> None:
             f"there is no probe {args.probe!r}{nearest(args.probe, PROBES)}",
             f"Probes: {', '.join(PROBES)}",
         )
+    for flag in ("seeds", "budget"):
+        if getattr(args, flag) != getattr(InspectArgs, flag) and not args.probe:
+            raise UsageError(
+                f"--{flag} belongs to a probe, and there is none",
+                f"For instance: ensue inspect RUN --probe recall --{flag} {getattr(args, flag)}",
+            )
     if args.probe:
         _probe(args, console)
     else:
@@ -77,25 +85,41 @@ def _look(args: InspectArgs, console: Console) -> None:
 
 def _run_and_text(words: Sequence[str]) -> tuple[Run, str]:
     match list(words):
-        case []:
+        case [] | [""]:
             raise UsageError("there is no text to look at", EXAMPLE)
-        case [word] if Run.exists(word) or Path(word).is_dir():
+        case [word] if os.path.isdir(word):  # unlike Path's, false where a text is too long a name
+            if not Run.exists(word):
+                raise UsageError(
+                    f"{word} is a folder, but not a run, and there is no text",
+                    f"If it is the text itself: {command('ensue', 'inspect', 'RUN', word)}",
+                )
             raise UsageError(
                 f"{word} is a run, and there is no text to look at it with",
-                f'For instance: ensue inspect {word} "Once upon a time"',
+                f"For instance: {command('ensue', 'inspect', word, 'Once upon a time')}",
             )
         case [word]:
             return newest_run(), word
         case [run, text]:
-            return Run.open(run), text
+            return _open(run), text
     raise UsageError(f"{len(words)} words are too many: a text stands in quotes", EXAMPLE)
+
+
+def _open(run: str) -> Run:
+    try:
+        return Run.open(run)
+    except OSError as error:  # a text in the place of the run: too long a name
+        name = run if len(run) <= 60 else f"{run[:60]} …"
+        raise RunError(
+            f"{name} cannot be opened as a run: {error.strerror}",
+            "The run comes first, then the text, each in quotes.",
+        ) from None
 
 
 def _probe(args: InspectArgs, console: Console) -> None:
     budget = parse_budget(args.budget)
     if not budget.seconds:
         raise UsageError(f"budget: {args.budget!r} is not a time", "For instance: --budget 30s")
-    runs = [Run.open(word) for word in args.words] or [newest_run()]
+    runs = [_open(word) for word in args.words] or [newest_run()]
     with console:
         result = probes.recall(
             _named(runs), seeds=args.seeds, budget_seconds=budget.seconds, tracker=console
@@ -113,7 +137,7 @@ def _probe(args: InspectArgs, console: Console) -> None:
 def _named(runs: Sequence[Run]) -> dict[str, object]:
     """Name each run's architecture by its model where that tells them apart, else by its folder."""
     configs = [Plan.from_json(run.read_plan(), str(run.plan_path)).config.model for run in runs]
-    models = [step_of(config).name for config in configs]
+    models = [step_of(config).title for config in configs]
     often = Counter(models)
     names = [
         model if often[model] == 1 else str(run.path)

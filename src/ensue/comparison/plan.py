@@ -2,35 +2,39 @@
 
 What is equal:
 
-- *params*: every candidate has as many weights as the last was given by its size (within 2 %) and
+- *params*: every candidate has as many weights as the leader was given by its size (within 2 %) and
   sees as many tokens; the slowest sets how many.
 - *flops*: the same weights; every run gets as many operations, by each model's formula.
 - *time*: every candidate chooses its own size, as `ensue train` does, and every run gets as long.
 
-All predict within windows of one length, since the score depends on it. Of each candidate's budget
-(one run's, times the seeds) a fifth goes to its learning-rate trials, shared equally by them.
+The leader is the last candidate of the lineage: it is given a size, and its window is everyone's,
+since the score depends on it. Of each candidate's budget (one run's, times the seeds) a fifth goes
+to its learning-rate trials, shared equally by them.
 """
 
+import contextlib
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ensue.comparison.request import CompareConfig
 from ensue.config import to_dict
 from ensue.data.corpus import Corpus
-from ensue.distributed.env import start_env
+from ensue.data.shards import Tokens
+from ensue.distributed.env import Env, start_env
 from ensue.errors import NonFiniteError, UsageError
-from ensue.models import step_of
 from ensue.models.custom import CustomConfig, has_width
-from ensue.planning import build_empty, fitted
+from ensue.planning import fitted
 from ensue.runs import Run
-from ensue.testing import check_laws
+from ensue.testing import check_custom
 from ensue.tokenizers import Tokenizer
 from ensue.training.budget import parse_budget
-from ensue.training.choose import DROPOUT_FROM_EPOCHS, LEAST_STEPS, Chooser
+from ensue.training.choose import LEAST_STEPS, Chooser
 from ensue.training.config import RunConfig, config_from_dict, config_to_dict
 from ensue.training.plan import Machine
 from ensue.training.tracking import Tracker
@@ -39,10 +43,11 @@ TRIALS_SHARE = 0.2
 """Of a candidate's whole budget, for finding its learning rate."""
 START_SECONDS = 5.0
 """What a run takes beside its updates: starting Python and torch, the report."""
-OVERHEAD = 1.12
+OVERHEAD = 1.16
 """A run's time in all over the time of its updates: evaluations, checkpoints."""
-UNEQUAL = 0.02
-"""Weights may differ by so much before the table says that they do."""
+SCORED = 0.25
+"""Targets of valid that the last evaluation reads, at most, for each target of training: forward
+passes alone, a twelfth of the run. The number is one for all candidates."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +97,8 @@ class ComparisonPlan:
     """What was asked for."""
     corpus: str
     """Fingerprint of text and tokenizer."""
+    test: str
+    """SHA-256 of the test text; empty: there is none."""
     data: dict[str, Any]
     """Sizes of the splits, for the report."""
     tasks: tuple[Task, ...]
@@ -102,10 +109,12 @@ class ComparisonPlan:
     """Weights of each."""
     failed: dict[str, str]
     """Those that could not even be measured, and why."""
-    protocol: tuple[str, ...]
-    """What is equal, and how it was measured, in sentences."""
-    unfair: tuple[str, ...]
-    """What is not, and why."""
+    leader: str
+    """The candidate whose weights and window the others were given."""
+    trial_seconds: float
+    """What one trial may take in all; 0: there are none."""
+    run_seconds: float
+    """What one run may take in all."""
     machine: dict[str, Any]
     """Where the speeds were measured."""
 
@@ -117,18 +126,23 @@ class ComparisonPlan:
     def from_json(cls, values: dict[str, Any]) -> "ComparisonPlan":
         """Read what `to_json` gave."""
         tasks = tuple(Task(**task) for task in values["tasks"])
-        tuples = {key: tuple(values[key]) for key in ("candidates", "protocol", "unfair")}
-        return cls(**{**values, **tuples, "tasks": tasks})
+        return cls(**{**values, "tasks": tasks, "candidates": tuple(values["candidates"])})
 
 
 def make_plan(
-    request: CompareConfig, corpus: Corpus, tokenizer: Tokenizer, folder: Path, tracker: Tracker
+    request: CompareConfig,
+    corpus: Corpus,
+    test: Tokens | None,
+    tokenizer: Tokenizer,
+    folder: Path,
+    tracker: Tracker,
 ) -> ComparisonPlan:
     """Shape the candidates, check that each can run, and share out the budget.
 
     Args:
         request: What is compared.
         corpus: The tokenised text.
+        test: The tokenised test text, where there is one.
         tokenizer: Its tokenizer, which lies in `folder`.
         folder: Of the comparison.
         tracker: Hears how it goes.
@@ -140,39 +154,30 @@ def make_plan(
     """
     data = replace(request.data, tokenizer=str(folder.resolve() / "tokenizer.json"))
     data = replace(data, sources=_absolute(data.sources), valid=_absolute(data.valid))
-    shaped = _shaped(replace(request, data=data), corpus, tokenizer, tracker)
+    seconds = parse_budget(request.budget).seconds
+    share = TRIALS_SHARE if len(request.rates) > 1 else 0.0
+    run_seconds = seconds * (1 - share)
+    trial_seconds = seconds * share * request.seeds / len(request.rates)
+    shaped, leader = _shaped(
+        replace(request, data=data, budget=f"{run_seconds:g}s"), corpus, tokenizer, tracker
+    )
     candidates = [c for c in shaped if not c.error]
     if not candidates:
         raise NonFiniteError(
-            "every candidate diverged while it was measured: "
-            + "; ".join(f"{c.name}: {c.error}" for c in shaped),
-            f"Try a lower learning rate: --train.lr {shaped[0].config.train.lr / 10:g}",
+            "no candidate can be trained: " + "; ".join(f"{c.name}: {c.error}" for c in shaped),
+            "If it diverged, try a lower learning rate: --train.lr 0.001",
         )
-    seconds = parse_budget(request.budget).seconds
-    share = TRIALS_SHARE if len(request.rates) > 1 else 0.0
-    run_share = 1 - share
-    trial_share = share * request.seeds / len(request.rates)
     tasks = []
-    for kind, part in (("trials", trial_share), ("runs", run_share)):
-        if not part:
-            continue
-        lengths = _lengths(request.equal, candidates, seconds * part)
-        choices = [(r, 0) for r in request.rates]
-        if kind == "runs":
-            rate = 0.0 if share else request.rates[0]
-            choices = [(rate, seed) for seed in range(request.seeds)]
-        for rate, seed in choices:
-            for candidate in candidates:
-                label = f"{rate:g}" if kind == "trials" else str(seed)
-                config = replace(candidate.config, seed=seed, **lengths[candidate.name])
-                values = config_to_dict(config)
-                tasks.append(
-                    Task(f"{kind}/{candidate.name}-{label}", candidate.name, rate, seed, values)
-                )
-    here = Machine.here(start_env().device, 1)
+    if trial_seconds:
+        for rate in request.rates:
+            tasks += _tasks("trials", request, candidates, corpus, trial_seconds, rate, 0)
+    for seed in range(request.seeds):
+        rate = 0.0 if trial_seconds else request.rates[0]
+        tasks += _tasks("runs", request, candidates, corpus, run_seconds, rate, seed)
     return ComparisonPlan(
         request=request.to_json(),
         corpus=corpus.fingerprint,
+        test=test.fingerprint if test else "",
         data={
             "sources": list(request.data.sources),
             "valid": list(request.data.valid),
@@ -180,15 +185,45 @@ def make_plan(
             "tokenizer": f"{tokenizer.kind}, {tokenizer.vocab_size:,} entries",
             "train_bytes": corpus.train.num_bytes,
             "valid_bytes": corpus.valid.num_bytes,
+            "test_bytes": test.num_bytes if test else 0,
         },
         tasks=tuple(tasks),
         candidates=tuple(c.name for c in shaped),
         parameters={c.name: c.parameters for c in shaped},
         failed={c.name: c.error for c in shaped if c.error},
-        protocol=_protocol(request, candidates, seconds, share),
-        unfair=_unfair(request, candidates),
-        machine=to_dict(here),
+        leader=leader,
+        trial_seconds=trial_seconds,
+        run_seconds=run_seconds,
+        machine=to_dict(Machine.here(start_env().device, 1)),
     )
+
+
+def _tasks(
+    kind: str,
+    request: CompareConfig,
+    candidates: list[Candidate],
+    corpus: Corpus,
+    seconds: float,
+    rate: float,
+    seed: int,
+) -> list[Task]:
+    """Give each candidate one run of so many seconds."""
+    updates = _updates(request.equal, candidates, seconds)
+    least = min(updates[c.name] * c.tokens_per_step for c in candidates)
+    # All are scored on the same targets: a sample of each one's own would be noise between them.
+    scored = min(len(corpus.valid.ids), max(2048, int(SCORED * least)))
+    tasks = []
+    for c in candidates:
+        train = replace(c.config.train, final_eval_tokens=scored)
+        config = replace(c.config, seed=seed, train=train)
+        if request.equal == "time":
+            config = replace(config, budget=f"{seconds:.0f}s")
+        else:
+            config = replace(config, steps=updates[c.name])
+        label = f"{rate:g}" if kind == "trials" else str(seed)
+        name = f"{kind}/{c.name}-{label}"
+        tasks.append(Task(name, c.name, rate, seed, config_to_dict(config)))
+    return tasks
 
 
 def _absolute(sources: tuple[str, ...]) -> tuple[str, ...]:
@@ -201,64 +236,102 @@ def _absolute(sources: tuple[str, ...]) -> tuple[str, ...]:
 
 def _shaped(
     request: CompareConfig, corpus: Corpus, tokenizer: Tokenizer, tracker: Tracker
-) -> list[Candidate]:
-    """Give every candidate its size, and measure it.
-
-    The last that was named sets the size, the window and the number of weights.
-    """
+) -> tuple[list[Candidate], str]:
+    """Give every candidate its size, and measure it; also names the leader."""
     env = start_env()
     with tempfile.TemporaryDirectory() as scratch:
-        choosers = {}
-        for name, table in request.models.items():
-            config = config_from_dict(
-                {
-                    "data": to_dict(request.data),
-                    "model": dict(table),
-                    "size": request.size,
-                    "budget": request.budget,
-                    "train": to_dict(request.train),
-                },
-                name,
-            )
-            begun = time.monotonic()
-            choosers[name] = Chooser(
-                config, corpus, tokenizer, Run(Path(scratch)), env, tracker, begun
-            )
-        *_, leader = choosers.values()
-        leading = leader.choose_size()
+        choosers = {
+            name: _chooser(name, request, corpus, tokenizer, Path(scratch), env, tracker)
+            for name in request.models
+        }
+        for chooser in choosers.values():
+            check_custom(chooser.shaped("xs").model)
+        of_lineage = [n for n, c in choosers.items() if not _is_own(c.config.model)]
+        leader = (of_lineage or list(choosers))[-1]
+        chooser = choosers[leader]
+        leading = chooser.shaped(request.size or "xs")
+        if not _is_own(leading.model):  # the size of a person's own model changes its window alone
+            with _failures() as failed:
+                leading = chooser.choose_size()
+            if failed:
+                raise NonFiniteError(
+                    f"{leader}, which the others take their size from, cannot be trained:"
+                    f" {failed[0]}",
+                    f"Leave it out of --models, or name a size: --size {leading.size}",
+                )
         context_length = leading.model.context_length
-        parameters = leader.parameters(leading)
+        parameters = chooser.parameters(leading)
         candidates = []
         for number, (name, chooser) in enumerate(choosers.items()):
             tracker.progress(f"measuring {name}", number, len(choosers))
             chooser.begun = time.monotonic()
             model = replace(chooser.config.model, context_length=context_length)
             chooser.config = replace(chooser.config, model=model)
-            if request.equal == "time" and not request.size:
-                shaped = chooser.choose_size()
-            else:
-                shaped = chooser.shaped(leading.size)
-                if _can_be_fitted(shaped.model):
+            shaped = chooser.shaped(leading.size)
+            with _failures() as failed:
+                if request.equal == "time" and not request.size:
+                    shaped = chooser.choose_size()
+                elif can_be_fitted(request.models[name], shaped.model):
                     shaped = replace(shaped, model=fitted(shaped.model, parameters))
-            if isinstance(shaped.model, CustomConfig):
-                check_laws(step_of(shaped.model).model(shaped.model))
-            candidates.append(_measured(name, chooser, shaped))
+            candidates.append(_measured(name, chooser, shaped, "".join(failed)))
         tracker.progress("measuring", len(choosers), len(choosers))
-    return candidates
+    if env.device.type == "cuda":
+        torch.cuda.empty_cache()  # the runs, processes of their own, need it
+    return candidates, leader
 
 
-def _can_be_fitted(model: Any) -> bool:
-    return not isinstance(model, CustomConfig) or has_width(model)
+def _chooser(
+    name: str,
+    request: CompareConfig,
+    corpus: Corpus,
+    tokenizer: Tokenizer,
+    scratch: Path,
+    env: Env,
+    tracker: Tracker,
+) -> Chooser:
+    config = config_from_dict(
+        {
+            "data": to_dict(request.data),
+            "model": dict(request.models[name]),
+            "size": request.size,
+            "budget": request.budget,
+            "train": to_dict(request.train),
+        },
+        name,
+    )
+    return Chooser(config, corpus, tokenizer, Run(scratch), env, tracker, time.monotonic())
 
 
-def _measured(name: str, chooser: Chooser, shaped: RunConfig[Any]) -> Candidate:
-    seconds, error = 0.0, ""
+def _is_own(model: Any) -> bool:
+    return isinstance(model, CustomConfig)
+
+
+def can_be_fitted(table: Mapping[str, Any], model: Any) -> bool:
+    """Whether a candidate's width is ours to choose: not given, and not fixed by its class."""
+    return "d_model" not in table and (not _is_own(model) or has_width(model))
+
+
+@contextlib.contextmanager
+def _failures() -> Iterator[list[str]]:
+    """Note why a candidate cannot be measured, in place of ending the comparison."""
+    failed: list[str] = []
     try:
-        shaped = chooser.choose_speed(shaped)
-        quick = chooser.seconds_per_step(shaped, 2)
-        seconds = chooser.seconds_per_step(shaped, max(3, min(30, int(2.0 / quick))))
+        yield failed
     except NonFiniteError as failure:
-        error = f"diverged while it was measured: {failure.what}"
+        failed.append(f"diverged while it was measured: {failure.what}")
+    except (RuntimeError, MemoryError) as failure:  # torch has no class for memory that is out
+        first = (str(failure) or type(failure).__name__).splitlines()[0]
+        failed.append(f"failed while it was measured: {first}")
+
+
+def _measured(name: str, chooser: Chooser, shaped: RunConfig[Any], error: str) -> Candidate:
+    seconds = 0.0
+    if not error:
+        with _failures() as failed:
+            shaped = chooser.choose_speed(shaped)
+            quick = chooser.seconds_per_step(shaped, 2)
+            seconds = chooser.seconds_per_step(shaped, max(3, min(30, int(2.0 / quick))))
+        error = "".join(failed)
     asked = chooser.config
     return Candidate(
         name=name,
@@ -278,11 +351,15 @@ def _measured(name: str, chooser: Chooser, shaped: RunConfig[Any]) -> Candidate:
 # -- lengths -----------------------------------------------------------------------------------
 
 
-def _lengths(equal: str, candidates: list[Candidate], seconds: float) -> dict[str, dict[str, Any]]:
-    """Share out: give what bounds a run of each candidate that may take so many seconds."""
-    net = {c.name: (seconds - START_SECONDS) / OVERHEAD for c in candidates}
+def _updates(equal: str, candidates: list[Candidate], seconds: float) -> dict[str, int]:
+    """Give the updates of a run that may take so many seconds; at equal time: about how many.
+
+    Raises:
+        UsageError: Some candidate can make too few.
+    """
+    net = (seconds - START_SECONDS) / OVERHEAD
     for c in candidates:
-        if net[c.name] < LEAST_STEPS * c.seconds_per_step:
+        if net < LEAST_STEPS * c.seconds_per_step:
             least = START_SECONDS + OVERHEAD * LEAST_STEPS * c.seconds_per_step
             raise UsageError(
                 f"the budget is too small for {c.name}: a trial or a run has {seconds:.0f} s, and"
@@ -290,70 +367,11 @@ def _lengths(equal: str, candidates: list[Candidate], seconds: float) -> dict[st
                 f"Give at least {least / seconds:.1f} times as much, fewer --rates, or a smaller"
                 " --size.",
             )
+    affords = {c.name: net / c.seconds_per_step for c in candidates}
     if equal == "time":
-        return {c.name: {"budget": f"{seconds:.0f}s"} for c in candidates}
-    if equal == "params":
-        tokens = min(net[c.name] / c.seconds_per_step * c.tokens_per_step for c in candidates)
-        return {c.name: {"steps": round(tokens / c.tokens_per_step)} for c in candidates}
-    flops = min(net[c.name] / c.seconds_per_step * c.flops_per_step for c in candidates)
-    return {c.name: {"steps": round(flops / c.flops_per_step)} for c in candidates}
-
-
-# -- words -------------------------------------------------------------------------------------
-
-
-def _protocol(
-    request: CompareConfig, candidates: list[Candidate], seconds: float, share: float
-) -> tuple[str, ...]:
-    equal = {
-        "params": "Equal: weights (within 2 %) and tokens seen. The slowest candidate sets how"
-        f" many tokens: its runs take about {seconds * (1 - share):.0f} s.",
-        "flops": "Equal: weights (within 2 %) and the operations of training, by each model's"
-        " formula (matrix products, convolutions, attention; no look-ups). The slowest candidate"
-        f" sets how many: its runs take about {seconds * (1 - share):.0f} s.",
-        "time": f"Equal: wall clock, {seconds * (1 - share):.0f} s a run from the start of its"
-        " process. Each candidate chooses its own size for it, unless one was given.",
-    }[request.equal]
-    config = candidates[-1].config
-    factors = ", ".join(f"{r:g}" for r in request.rates)
-    trials = (
-        f"Of each candidate's budget {share:.0%} went to {len(request.rates)} trials of its"
-        f" learning rates (factors {factors} on the defaults), each as long as the others, seed 0;"
-        " the best on valid was taken."
-        if share
-        else f"No learning rates were tried: the defaults, times {factors}."
-    )
-    return (
-        equal,
-        trials,
-        f"Updates of {candidates[-1].tokens_per_step:,} tokens, windows of"
-        f" {config.model.context_length}, {config.train.optimizer},"
-        f" {config.train.schedule} decay; one tokenizer for all.",
-        f"Seeds: {request.seeds}; they change first weights, order of the data and dropout. ±: the"
-        " sample standard deviation over them.",
-        "Bits per byte: non-overlapping windows, every byte scored once, what the tokenizer cannot"
-        " spell charged 8 bits. The winner was chosen on valid.",
-        f"Dropout is 0.1 for a run that reads the text {DROPOUT_FROM_EPOCHS:.0f} times or more.",
-    )
-
-
-def _unfair(request: CompareConfig, candidates: list[Candidate]) -> tuple[str, ...]:
-    lines = []
-    if request.equal != "time":
-        goal = candidates[-1].parameters
-        for c in candidates:
-            if abs(c.parameters / goal - 1) > UNEQUAL:
-                lines.append(
-                    f"{c.name} has {c.parameters:,} weights, {c.parameters / goal - 1:+.0%} of the"
-                    f" {goal:,} of {candidates[-1].name}: its width cannot be changed."
-                )
-    for c in candidates:
-        model: Any = build_empty(step_of(c.config.model).model, c.config.model)
-        if not hasattr(model, "train_flops"):
-            lines.append(
-                f"{c.name} has no formula for its operations: 6 for each weight and token is taken."
-            )
-    threads = {c.config.train.threads for c in candidates}
-    if len(threads) > 1:
-        lines.append("Threads differ: each candidate has the number that is fastest for it.")
-    return tuple(lines)
+        return {name: int(updates) for name, updates in affords.items()}
+    price = {
+        c.name: c.tokens_per_step if equal == "params" else c.flops_per_step for c in candidates
+    }
+    least = min(affords[name] * price[name] for name in price)
+    return {name: round(least / price[name]) for name in price}

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from ensue.config import to_dict
@@ -33,7 +34,7 @@ class CompareConfig:
     candidate, unless it is time that shall be equal."""
     seeds: int = 3
     """Runs of each candidate, which differ in first weights, order of the data and dropout."""
-    rates: tuple[float, ...] = (0.5, 1.0, 2.0)
+    rates: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0)
     """Factors on the learning rates that are tried for each candidate; a single one: no trial."""
     size: str = ""
     """xs, s, m or l; empty: chosen for the budget."""
@@ -43,6 +44,7 @@ class CompareConfig:
     def __post_init__(self) -> None:
         if not self.models:
             object.__setattr__(self, "models", {n: {"name": n} for n in LANGUAGE_MODELS})
+        _refuse_pipes(self.data.sources + self.data.valid + self.test)
         for name, table in self.models.items():
             find_step(str(table["name"]))
             if not name or "/" in name or name.startswith("."):
@@ -67,6 +69,14 @@ class CompareConfig:
     def to_json(self) -> dict[str, Any]:
         """Give plain values, for the plan and for telling two requests apart."""
         return {**to_dict(self), "models": {n: dict(t) for n, t in self.models.items()}}
+
+
+def _refuse_pipes(sources: tuple[str, ...]) -> None:
+    if any(source == "-" or Path(source).is_fifo() for source in sources):
+        raise UsageError(
+            "a comparison reads its text once for each run: it cannot come from a pipe",
+            "Write it to a file first, and name that.",
+        )
 
 
 def parse_models(text: str) -> dict[str, dict[str, Any]]:

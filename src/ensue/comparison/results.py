@@ -1,39 +1,65 @@
 """What came out of a comparison: the table, the test text read once, and the winner as a run."""
 
-import json
 import math
 import shutil
 import statistics
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ensue import __version__
-from ensue.comparison.plan import ComparisonPlan
+from ensue.comparison.plan import ComparisonPlan, Task
 from ensue.comparison.speed import measure_generation
-from ensue.data.corpus import Corpus, tokenise
+from ensue.comparison.words import protocol, unfair, verdict, whole_command
+from ensue.data.corpus import Corpus
 from ensue.data.shards import Tokens
 from ensue.decoding.engine import generate
 from ensue.decoding.logits import Sampling
-from ensue.errors import RunError
-from ensue.files import TEMPORARY, read_json, remove_tree, write_json
+from ensue.files import TEMPORARY, read_json, remove_tree, write_json, writing
 from ensue.floors import Floor, floor_of
 from ensue.runs import Run
 from ensue.tasks.lm import score
-from ensue.tokenizers import Tokenizer, load_tokenizer
+from ensue.tokenizers import Tokenizer
 from ensue.training.config import config_from_dict
 from ensue.training.session import load_model
 from ensue.training.tracking import Tracker
 from ensue.views.comparison import write_comparison
-from ensue.views.text import command, few
+from ensue.views.text import command, place
 
 CONTEXTS = (64, 256, 1024, 4096)
 """Tokens before the first that is generated, where its speed is measured."""
 SAMPLE_TOKENS = 120
-SHARED = "Several runs at a time shared this machine: seconds and tokens/s are not each one's own."
+SHARED = (
+    "Several runs at a time shared this machine: seconds and tokens/s are not each one's own, nor,"
+    " at equal time, what was learnt in them."
+)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A comparison that can begin."""
+
+    plan: ComparisonPlan
+    """All that was decided."""
+    corpus: Corpus
+    """What is learnt from, and what is chosen on."""
+    test: Tokens | None
+    """What is scored once, at the end."""
+    tokenizer: Tokenizer
+    """One for all."""
+
+
+@dataclass(frozen=True)
+class Trials:
+    """What the learning-rate trials gave; settled before the first run begins."""
+
+    rates: Mapping[str, float] = field(default_factory=dict)
+    """The factor that did best, of each candidate that finished a trial."""
+    errors: Mapping[str, str] = field(default_factory=dict)
+    """By task, why it came to no end."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +68,16 @@ class Outcome:
 
     bits_per_byte: float
     """On valid."""
+    targets: int
+    """Tokens of valid that were scored for it."""
+    sampled: bool
+    """Whether that is not all of them."""
     seconds: float
     """Wall clock, from the start of its process."""
+    update_seconds: float
+    """Of that, in updates."""
+    steps: int
+    """Updates."""
     tokens: int
     """Seen in training."""
     flops: float
@@ -57,17 +91,21 @@ def read_outcome(path: Path) -> Outcome | None:
     run = Run(path)
     if not (run.weights_path.exists() and run.report_path.exists()):
         return None
-    final = next((r for r in reversed(run.read_metrics()) if r.get("kind") == "final"), None)
+    records = run.read_metrics()
+    final = next((r for r in reversed(records) if r.get("kind") == "final"), None)
     if final is None:
         return None
+    last = next(r for r in reversed(records) if r.get("kind") == "step")
     plan = run.read_plan()
-    config, steps = plan["config"], int(final["step"])
-    per_step = config["train"]["global_batch_size"] * config["model"]["context_length"]
     return Outcome(
         bits_per_byte=float(final["bits_per_byte"]),
+        targets=int(final["targets"]),
+        sampled=bool(final["sampled"]),
         seconds=float(final["spent"]),
-        tokens=steps * per_step,
-        flops=steps * float(plan["flops_per_step"]),
+        update_seconds=float(last["seconds"]),
+        steps=int(last["step"]),
+        tokens=int(last["tokens"]),
+        flops=int(last["step"]) * float(plan["flops_per_step"]),
         peak_bytes=int(final["peak_bytes"]),
     )
 
@@ -138,9 +176,8 @@ class Result:
 
 def gather(
     folder: Path,
-    plan: ComparisonPlan,
-    corpus: Corpus,
-    tokenizer: Tokenizer,
+    prepared: Prepared,
+    trials: Trials,
     errors: Mapping[str, str],
     tracker: Tracker,
     shared: bool = False,
@@ -149,39 +186,41 @@ def gather(
 
     Args:
         folder: Of the comparison.
-        plan: It, fixed.
-        corpus: The text.
-        tokenizer: Its tokenizer.
-        errors: By task, why it came to no end.
+        prepared: Its plan and its text.
+        trials: What they gave.
+        errors: By task, why a run came to no end.
         tracker: Hears how it goes.
         shared: Whether several runs at a time shared a processor.
     """
+    plan, corpus = prepared.plan, prepared.corpus
     tracker.progress("counting n-grams", 0, 0)
-    floor = floor_of(corpus.train, corpus.valid, tokenizer)
-    candidates = [_candidate(folder, plan, name, errors) for name in plan.candidates]
+    floor = floor_of(corpus.train, corpus.valid, prepared.tokenizer)
+    outcomes = {t.name: o for t in plan.tasks if (o := read_outcome(folder / t.name))}
+    reasons = {**trials.errors, **errors}
+    candidates = [_candidate(plan, n, outcomes, trials, reasons) for n in plan.candidates]
     finished = [c for c in candidates if c["bits_per_byte"] is not None]
     finished.sort(key=lambda c: float(c["bits_per_byte"]))
     values: dict[str, Any] = {
         "version": __version__,
-        "command": _command(plan, folder),
+        "command": whole_command(plan.request, plan.candidates, folder),
         "data": plan.data,
         "equal": plan.request["equal"],
         "budget": plan.request["budget"],
         "seeds": plan.request["seeds"],
         "rates": list(plan.request["rates"]),
         "machine": plan.machine,
-        "protocol": list(plan.protocol),
-        "unfair": [*plan.unfair, *_unfair(folder, plan), *([SHARED] if shared else [])],
+        "protocol": protocol(plan, [o for t, o in outcomes.items() if t.startswith("runs")]),
+        "unfair": unfair(folder, plan, candidates) + ([SHARED] if shared else []),
         "floor": _floor_values(floor),
         "candidates": candidates,
         "winner": finished[0]["name"] if finished else "",
-        "verdict": _verdict(finished, floor),
+        "verdict": verdict(finished, floor),
     }
-    if plan.request["test"]:
-        _test(folder, plan, values, corpus, tokenizer, tracker)
+    if prepared.test:
+        _test(folder, prepared, values, tracker)
     for number, candidate in enumerate(candidates):
         tracker.progress("generating", number, len(candidates))
-        _generation(folder, plan, candidate)
+        _generation(folder, plan, candidate, values["unfair"])
         _samples(folder, candidate)
     tracker.progress("generating", len(candidates), len(candidates))
     if finished:
@@ -192,65 +231,81 @@ def gather(
 
 
 def _candidate(
-    folder: Path, plan: ComparisonPlan, name: str, errors: Mapping[str, str]
+    plan: ComparisonPlan,
+    name: str,
+    outcomes: Mapping[str, Outcome],
+    trials: Trials,
+    errors: Mapping[str, str],
 ) -> dict[str, Any]:
-    trials, runs, outcomes = [], [], []
-    for task in plan.tasks:
-        if task.candidate != name:
-            continue
-        outcome = read_outcome(folder / task.name)
-        bits = outcome.bits_per_byte if outcome else None
-        common = {"bits_per_byte": bits, "run": task.name, "error": errors.get(task.name, "")}
+    """Give a row of the table, with the trials and runs that it comes from."""
+    tasks = [task for task in plan.tasks if task.candidate == name]
+    tried, runs = [], []
+    for task in tasks:
+        outcome = outcomes.get(task.name)
+        common = {
+            "run": task.name,
+            "bits_per_byte": outcome.bits_per_byte if outcome else None,
+            "error": errors.get(task.name, ""),
+        }
         if task.name.startswith("trials"):
-            trials.append({"rate": task.rate, **common})
-            continue
-        again = f"again-{task.name.rpartition('/')[2]}"
-        recipe = folder / f"{task.name}.toml"
-        runs.append(
-            {
-                "seed": task.seed,
-                **common,
-                "test_bits_per_byte": None,
-                "seconds": outcome.seconds if outcome else None,
-                "peak_bytes": outcome.peak_bytes if outcome else None,
-                "command": command("ensue", "train", recipe, "--out", again),
-            }
-        )
-        if outcome:
-            outcomes.append(outcome)
-    failed = [r["error"] for r in runs if r["error"]]
-    tried = {t["rate"]: t["bits_per_byte"] for t in trials if t["bits_per_byte"] is not None}
-    rate = min(tried, key=lambda r: float(tried[r])) if tried else plan.request["rates"][0]
+            tried.append({"rate": task.rate, **common})
+        else:
+            measured = asdict(outcome) if outcome else {}
+            runs.append(
+                {
+                    **measured,
+                    **common,
+                    "seed": task.seed,
+                    "test_bits_per_byte": None,
+                    "command": _run_command(task),
+                }
+            )
+    done = [run for run in runs if run["bits_per_byte"] is not None]
+    failed = [run["error"] for run in runs if run["error"]]
 
     def mean(key: str) -> float | None:
-        return statistics.fmean(getattr(o, key) for o in outcomes) if outcomes else None
+        return statistics.fmean(run[key] for run in done) if done else None
 
-    seconds, tokens = mean("seconds"), mean("tokens")
+    tokens, seconds = mean("tokens"), mean("update_seconds")
+    rate = trials.rates.get(name, plan.request["rates"][0])
     return {
         "name": name,
-        "error": plan.failed.get(name) or (failed[0] if failed and not outcomes else ""),
+        "error": plan.failed.get(name) or (failed[0] if failed and not done else ""),
         "parameters": plan.parameters[name],
-        "flops": mean("flops"),
-        "seconds": seconds,
-        "tokens": tokens,
-        "tokens_per_second": tokens / seconds if seconds and tokens else None,
-        "peak_bytes": mean("peak_bytes"),
+        "shape": _shape(tasks[-1], rate) if tasks else {},
+        "rate": rate,
+        "trials": tried,
+        "runs": runs,
+        "best_run": min(done, key=lambda run: float(run["bits_per_byte"]))["run"] if done else "",
+        **{key: mean(key) for key in ("flops", "seconds", "tokens", "peak_bytes")},
+        "tokens_per_second": tokens / seconds if tokens and seconds else None,
         "bits_per_byte": mean("bits_per_byte"),
-        "spread": _spread([o.bits_per_byte for o in outcomes]),
+        "spread": _spread([run["bits_per_byte"] for run in done]),
         "test_bits_per_byte": None,
         "test_spread": None,
-        "rate": rate,
-        "trials": trials,
-        "runs": runs,
         "generation": [],
         "samples": [],
     }
 
 
+def _shape(task: Task, rate: float) -> dict[str, Any]:
+    """Say what was trained and how, as far as candidates may differ in it."""
+    model = {k: v for k, v in task.config["model"].items() if k not in ("name", "file", "dropout")}
+    train = task.config["train"]
+    keys = ("global_batch_size", "precision", "threads", "compile")
+    rates = {key: train[key] * rate for key in ("lr", "matrix_lr")}
+    return {**model, **{key: train[key] for key in keys}, **rates}
+
+
+def _run_command(task: Task) -> str:
+    again = f"again-{task.name.rpartition('/')[2]}"
+    code = task.config["model"].get("file")
+    words = ["ensue", "train", f"{task.name}.toml", "--out", again]
+    return command(*words, *(["--code", place(code)] if code else []))
+
+
 def _spread(values: list[float]) -> float | None:
-    if not values:
-        return None
-    return statistics.stdev(values) if len(values) > 1 else 0.0
+    return statistics.stdev(values) if len(values) > 1 else None
 
 
 def _floor_values(floor: Floor) -> dict[str, Any]:
@@ -263,112 +318,30 @@ def _floor_values(floor: Floor) -> dict[str, Any]:
     }
 
 
-def _verdict(finished: list[dict[str, Any]], floor: Floor) -> str:
-    """Say what came out, as plainly as the spread allows."""
-    if not finished:
-        return "No network came to the end of its training."
-    best, *others = finished
-    bits = best["bits_per_byte"]
-    words = f"{best['name']} is best on valid: {bits:.3f} bits per byte"
-    if others:
-        other = others[0]
-        gap = other["bits_per_byte"] - bits
-        spread = best["spread"] + other["spread"]
-        words += f", {gap:.3f} below {other['name']}"
-        if len(best["runs"]) > 1:
-            words += (
-                "; that is more than the spread over seeds."
-                if gap > spread
-                else "; that is within the spread over seeds, so the two are not told apart."
-            )
-        else:
-            words += "; with one seed, nobody knows how much of that is chance."
-    else:
-        words += "."
-    if bits >= floor.bits_per_byte:
-        return (
-            f"No network beats counting {floor.order}-grams ({floor.bits_per_byte:.3f} bits per"
-            f" byte) at this budget. {words}"
-        )
-    behind = [c["name"] for c in finished if c["bits_per_byte"] >= floor.bits_per_byte]
-    words += f" Counting {floor.order}-grams gives {floor.bits_per_byte:.3f}"
-    return words + (f", which is not beaten by {', '.join(behind)}." if behind else ".")
-
-
-def _unfair(folder: Path, plan: ComparisonPlan) -> list[str]:
-    """Find what was not equal after all."""
-    lines, machines = [], set()
-    wall: dict[str, list[float]] = {}
-    for task in plan.tasks:
-        if not task.name.startswith("runs"):
-            continue
-        outcome = read_outcome(folder / task.name)
-        if outcome:
-            wall.setdefault(task.candidate, []).append(outcome.seconds)
-            machines.add(json.dumps(Run(folder / task.name).read_plan()["machine"]))
-    if len(machines) > 1:
-        lines.append("The runs were made on machines that differ: their times do not compare.")
-    means = {name: statistics.fmean(seconds) for name, seconds in wall.items()}
-    if (
-        plan.request["equal"] == "time"
-        and means
-        and max(means.values()) > 1.1 * min(means.values())
-    ):
-        longest, shortest = max(means, key=means.__getitem__), min(means, key=means.__getitem__)
-        lines.append(
-            f"Times differ by more than 10 %: {longest} had {means[longest]:.0f} s,"
-            f" {shortest} {means[shortest]:.0f} s."
-        )
-    return lines
-
-
-def _command(plan: ComparisonPlan, folder: Path) -> str:
-    request = plan.request
-    tables = {name: request["models"][name]["name"] for name in plan.candidates}
-    models = [name if of == name else f"{name}={of}" for name, of in tables.items()]
-    words: list[object] = ["ensue", "compare", *few(request["data"]["sources"])]
-    for flag, value in (("--valid", request["data"]["valid"]), ("--test", request["test"])):
-        words += [flag, *value] if value else []
-    words += ["--models", ",".join(models), "--equal", request["equal"]]
-    words += ["--budget", request["budget"], "--seeds", request["seeds"]]
-    words += ["--rates", *(f"{r:g}" for r in request["rates"])]
-    words += ["--size", request["size"]] if request["size"] else []
-    return command(*words, "--out", folder)
-
-
 # -- what is measured once all runs are done ---------------------------------------------------
 
 
-def _test(
-    folder: Path,
-    plan: ComparisonPlan,
-    values: dict[str, Any],
-    corpus: Corpus,
-    tokenizer: Tokenizer,
-    tracker: Tracker,
-) -> None:
+def _test(folder: Path, prepared: Prepared, values: dict[str, Any], tracker: Tracker) -> None:
     """Score every finished run on the test text, once: what was read before is not read again."""
-    sources = list(plan.request["test"])
-    text, _ = tokenise(sources, tokenizer, load_tokenizer=load_tokenizer)
-    path = folder / "test.json"
+    text, path = prepared.test, folder / "test.json"
+    assert text is not None
     known: dict[str, float] = read_json(path) if path.exists() else {}
     for candidate in values["candidates"]:
-        for row in candidate["runs"]:
-            if row["bits_per_byte"] is None:
-                continue
-            if row["run"] not in known:
-                tracker.progress(f"scoring {row['run']} on test", 0, 0)
-                known[row["run"]] = _score(Run(folder / row["run"]), text)
+        done = [run for run in candidate["runs"] if run["bits_per_byte"] is not None]
+        for run in done:
+            if run["run"] not in known:
+                tracker.progress(f"scoring {run['run']} on test", 0, 0)
+                known[run["run"]] = _score(Run(folder / run["run"]), text)
                 write_json(path, known)
-            row["test_bits_per_byte"] = known[row["run"]]
-        scores = [r["test_bits_per_byte"] for r in candidate["runs"] if r["test_bits_per_byte"]]
+            run["test_bits_per_byte"] = known[run["run"]]
+        scores = [run["test_bits_per_byte"] for run in done]
         candidate["test_bits_per_byte"] = statistics.fmean(scores) if scores else None
         candidate["test_spread"] = _spread(scores)
     if "floor" not in known:
-        known["floor"] = floor_of(corpus.train, text, tokenizer).bits_per_byte
+        floor = floor_of(prepared.corpus.train, text, prepared.tokenizer)
+        known["floor"] = floor.bits_per_byte
         write_json(path, known)
     values["floor"]["test_bits_per_byte"] = known["floor"]
-    values["data"] = {**values["data"], "test_bytes": text.num_bytes}
     values["protocol"].append(
         "The test text was read once by each run and by the counts, after all was chosen on valid;"
         f" sha256 {text.fingerprint[:12]}."
@@ -381,27 +354,32 @@ def _score(run: Run, text: Tokens) -> float:
     return score(model, text, length, "test", torch.device("cpu")).bits_per_byte
 
 
-def _generation(folder: Path, plan: ComparisonPlan, candidate: dict[str, Any]) -> None:
+def _generation(
+    folder: Path, plan: ComparisonPlan, candidate: dict[str, Any], unfair: list[str]
+) -> None:
     """Measure how fast a shape generates, and what it keeps; found again where it was measured."""
     path = folder / "generation.json"
     known: dict[str, Any] = read_json(path) if path.exists() else {}
     name = candidate["name"]
+    task = next((t for t in plan.tasks if t.candidate == name), None)
+    if task is None or not candidate["best_run"]:
+        return
     if name not in known:
-        task = next((t for t in plan.tasks if t.candidate == name), None)
-        if task is None:
-            return
         config = config_from_dict(dict(task.config), name)
-        known[name] = [asdict(row) for row in measure_generation(config.model, CONTEXTS)]
+        try:
+            known[name] = [asdict(row) for row in measure_generation(config.model, CONTEXTS)]
+        except Exception as error:  # a person's own model may do anything in a long context
+            unfair.append(f"{name} cannot generate after {CONTEXTS[-1]:,} tokens: {error}")
+            return
         write_json(path, known)
     candidate["generation"] = known[name]
 
 
 def _samples(folder: Path, candidate: dict[str, Any]) -> None:
     """Let a candidate's best run write from an empty page: no row of the data is shown."""
-    best = _best_run(candidate)
-    if best is None:
+    if not candidate["best_run"]:
         return
-    model, tokenizer = load_model(Run(folder / best["run"]))
+    model, tokenizer = load_model(Run(folder / candidate["best_run"]))
     settings = [Sampling(max_new_tokens=SAMPLE_TOKENS, seed=0)]
     stop = frozenset([tokenizer.eos_id])
     events = generate(model, [[tokenizer.eos_id]], settings, stop_ids=stop, past_context="slide")
@@ -409,21 +387,13 @@ def _samples(folder: Path, candidate: dict[str, Any]) -> None:
     candidate["samples"] = [{"prompt": "", "text": text}]
 
 
-def _best_run(candidate: dict[str, Any]) -> dict[str, Any] | None:
-    runs = [run for run in candidate["runs"] if run["bits_per_byte"] is not None]
-    return min(runs, key=lambda run: float(run["bits_per_byte"])) if runs else None
-
-
 def _leave_winner(folder: Path, candidate: dict[str, Any]) -> None:
     """Copy the winner's best run, without its checkpoints, to where it is found."""
-    best = _best_run(candidate)
-    if best is None:
-        raise RunError(f"{folder}: the runs of {candidate['name']} have gone")
     final = folder / "winner"
     temporary = folder / f"{TEMPORARY}winner"
     remove_tree(temporary)
-    shutil.copytree(
-        folder / best["run"], temporary, ignore=shutil.ignore_patterns("checkpoints", "run.lock")
-    )
+    left_out = shutil.ignore_patterns("checkpoints", "run.lock")
+    with writing(final, 0):
+        shutil.copytree(folder / candidate["best_run"], temporary, ignore=left_out)
     remove_tree(final)
     temporary.rename(final)

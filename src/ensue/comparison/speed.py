@@ -37,6 +37,7 @@ def measure_generation(config: Any, contexts: Sequence[int]) -> list[GenerationS
     longest = max(contexts) + NEW_TOKENS * ROUNDS
     config = replace(config, dropout=0.0, context_length=longest)
     torch.manual_seed(0)
+    torch.set_num_threads(1)  # one row at a time gives no second thread anything to do
     model: Any = step_of(config).model(config).eval()
     rows = []
     for context in contexts:

@@ -15,7 +15,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,9 +24,9 @@ import torch
 
 from ensue.comparison.plan import ComparisonPlan, Task, make_plan
 from ensue.comparison.request import CompareConfig
-from ensue.comparison.results import Result, gather, read_outcome
-from ensue.config import differences, to_toml
-from ensue.data.corpus import Corpus
+from ensue.comparison.results import Prepared, Result, Trials, gather, read_outcome
+from ensue.config import differences, to_dict, to_toml
+from ensue.data.corpus import tokenise
 from ensue.distributed.env import start_env
 from ensue.errors import (
     DataError,
@@ -36,10 +36,10 @@ from ensue.errors import (
     StoppedError,
     UsageError,
 )
-from ensue.files import read_sealed, seal, write_atomic
+from ensue.files import read_json, read_sealed, seal, write_atomic, write_json, writing
 from ensue.models.custom import CustomConfig
 from ensue.runs import HeldError, Run, holding, new_run_path
-from ensue.tokenizers import Tokenizer
+from ensue.tokenizers import load_tokenizer
 from ensue.training.config import RunConfig, config_from_dict, config_to_dict
 from ensue.training.session import read_data
 from ensue.training.tracking import Tracker
@@ -77,15 +77,20 @@ def compare(
     tracker = tracker or Tracker()
     stem = Path(request.data.sources[0]).name.split(".")[0] or "text"
     folder = Path(out or new_run_path(f"{stem}-compare"))
-    folder.mkdir(parents=True, exist_ok=True)
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder} is a file", "Name a folder for the comparison: --out DIR")
+    with writing(folder, 0):
+        folder.mkdir(parents=True, exist_ok=True)
     with _turn(folder):
-        corpus, tokenizer, plan = _prepare(request, folder, tracker)
-    work = Work(folder, plan, tracker, jobs)
+        prepared = _prepare(request, folder, tracker)
+    work = Work(folder, prepared.plan, tracker, jobs)
     for kind in ("trials", "runs"):
-        work.carry_out([task for task in plan.tasks if task.name.startswith(kind)])
+        work.carry_out([t for t in prepared.plan.tasks if t.name.startswith(kind)])
+        with _turn(folder):
+            work.settle_rates()
     with _turn(folder):
         shared = jobs > max(1, torch.cuda.device_count())
-        return gather(folder, plan, corpus, tokenizer, work.errors, tracker, shared)
+        return gather(folder, prepared, work.trials, work.errors, tracker, shared)
 
 
 @contextlib.contextmanager
@@ -98,10 +103,8 @@ def _turn(folder: Path) -> Iterator[None]:
         time.sleep(WAIT_SECONDS)
 
 
-def _prepare(
-    request: CompareConfig, folder: Path, tracker: Tracker
-) -> tuple[Corpus, Tokenizer, ComparisonPlan]:
-    """Read the text; make the plan, or find it and check that it is the one asked for."""
+def _prepare(request: CompareConfig, folder: Path, tracker: Tracker) -> Prepared:
+    """Read the texts; make the plan, or find it and check that it is the one asked for."""
     path, own = folder / "comparison.json", folder / "tokenizer.json"
     plan = None
     if path.exists():
@@ -121,16 +124,27 @@ def _prepare(
         data = replace(data, tokenizer=str(own))
     reading: Any = RunConfig(data=data, model=None)
     corpus, tokenizer = read_data(reading, start_env(), tracker)
+    test = None
+    if request.test:  # now, not after hours of training: its name may be misspelt
+        test, _ = tokenise(
+            request.test,
+            tokenizer,
+            text_column=data.text_column,
+            encoding=data.encoding,
+            cache_folder=data.cache,
+            load_tokenizer=load_tokenizer,
+        )
     if plan is None:
         tokenizer.save(own)
-        plan = make_plan(request, corpus, tokenizer, folder, tracker)
+        plan = make_plan(request, corpus, test, tokenizer, folder, tracker)
         write_atomic(path, seal(json.loads(json.dumps(plan.to_json()))))
-    elif corpus.fingerprint != plan.corpus:
+    elif (corpus.fingerprint, test.fingerprint if test else "") != (plan.corpus, plan.test):
         raise DataError(
-            f"the data is not what {folder} was begun with",
+            f"the {'test text' if corpus.fingerprint == plan.corpus else 'data'} is not what"
+            f" {folder} was begun with",
             "Put the old data back, or compare in another folder with --out.",
         )
-    return corpus, tokenizer, plan
+    return Prepared(plan, corpus, test, tokenizer)
 
 
 class Work:
@@ -146,6 +160,7 @@ class Work:
     def __init__(self, folder: Path, plan: ComparisonPlan, tracker: Tracker, jobs: int) -> None:
         self.folder, self.plan, self.tracker, self.jobs = folder, plan, tracker, jobs
         self.errors: dict[str, str] = {}
+        self.trials = Trials()
         self.stop = threading.Event()
         self.speaking = threading.Lock()
 
@@ -155,14 +170,17 @@ class Work:
         if len(waiting) < len(tasks):
             self.tracker.notice(f"{len(tasks) - len(waiting)} of {len(tasks)} runs are done")
         with _stoppable(), ThreadPoolExecutor(self.jobs) as pool:
+            workers = [pool.submit(self._work, waiting, n) for n in range(self.jobs)]
             try:
-                for future in [pool.submit(self._work, waiting, n) for n in range(self.jobs)]:
-                    future.result()
+                wait(workers, return_when=FIRST_EXCEPTION)
             except KeyboardInterrupt:
                 raise self._stopped() from None
             finally:
-                self.stop.set()
+                self.stop.set()  # also where one of them failed: the others stop, and save
         self.stop.clear()
+        failures = [f for f in (worker.exception() for worker in workers) if f]
+        if failures:
+            raise next((f for f in failures if not isinstance(f, StoppedError)), failures[0])
 
     def _stopped(self) -> StoppedError:
         return StoppedError(
@@ -197,11 +215,14 @@ class Work:
                 pass
         if self._is_done(task):
             return
+        if task.name.startswith("trials") and self._trials_path.exists():
+            return  # their candidate's rate is settled
         command = self.command(task)
         if not command:
             return
         log_path = run.with_name(f"{run.name}.log")
-        with open(log_path, "ab") as log:
+        with writing(log_path, 0), open(log_path, "ab") as log:
+            said_before = log.tell()
             child = subprocess.Popen(
                 command,
                 stdout=log,
@@ -217,19 +238,26 @@ class Work:
                 child.terminate()  # it saves a checkpoint first
                 child.wait()
         if child.returncode:
-            self._failed(task, child.returncode, log_path)
+            self._failed(task, child.returncode, _last_words(log_path, said_before))
+        elif Run(run).read_plan()["corpus"] != self.plan.corpus:
+            raise DataError(
+                f"the data changed while it was compared: {task.name} read something else",
+                f"Put the old data back, delete {run}, and repeat the command.",
+            )
 
     def command(self, task: Task) -> list[str]:
         """Write the recipe of a run, and give the command that carries it out; empty: it cannot."""
-        rate = task.rate or self.best_rate(task.candidate)
+        rate = task.rate or self.trials.rates.get(task.candidate, 0.0)
         if not rate:
-            self.errors.setdefault(task.name, "none of its trials came to an end")
+            reasons = [e for t, e in self.trials.errors.items() if self._is_of(t, task.candidate)]
+            self.errors[task.name] = f"none of its trials came to an end: {', '.join(reasons[:1])}"
             return []
         config = config_from_dict(dict(task.config), task.name)
         train = config.train
         rates = replace(train, lr=train.lr * rate, matrix_lr=train.matrix_lr * rate)
         run = self.folder / task.name
-        run.parent.mkdir(exist_ok=True)
+        with writing(run.parent, 0):
+            run.parent.mkdir(exist_ok=True)
         recipe = run.with_name(f"{run.name}.toml")
         text = to_toml(config_to_dict(replace(config, train=rates)))
         if not recipe.exists() or recipe.read_text(encoding="utf-8") != text:
@@ -240,15 +268,29 @@ class Work:
         train_words = ["train", str(recipe), "--out", str(run)]
         return [sys.executable, "-m", "ensue.cli", *train_words, *code]
 
-    def best_rate(self, candidate: str) -> float:
-        """Give the factor that did best in the trials; 0: none came to an end."""
-        scores = {}
-        for task in self.plan.tasks:
-            if task.candidate == candidate and task.name.startswith("trials"):
+    @property
+    def _trials_path(self) -> Path:
+        return self.folder / "trials.json"
+
+    def _is_of(self, task: str, candidate: str) -> bool:
+        return any(t.name == task and t.candidate == candidate for t in self.plan.tasks)
+
+    def settle_rates(self) -> None:
+        """Choose each candidate's learning rate, once and for all.
+
+        A trial that failed might succeed at the next attempt; runs already made at another rate
+        would then stand beside runs at the new one.
+        """
+        if not self._trials_path.exists():
+            scores: dict[str, dict[float, float]] = {}
+            trials = [t for t in self.plan.tasks if t.name.startswith("trials")]
+            for task in trials:
                 outcome = read_outcome(self.folder / task.name)
                 if outcome is not None:
-                    scores[task.rate] = outcome.bits_per_byte
-        return min(scores, key=lambda rate: scores[rate]) if scores else 0.0
+                    scores.setdefault(task.candidate, {})[task.rate] = outcome.bits_per_byte
+            settled = Trials({c: min(s, key=s.__getitem__) for c, s in scores.items()}, self.errors)
+            write_json(self._trials_path, to_dict(settled))
+        self.trials = Trials(**read_json(self._trials_path))
 
     def _watch(self, task: Task, child: "subprocess.Popen[bytes]") -> None:
         """Show how a run gets on, until its process ends."""
@@ -265,13 +307,12 @@ class Work:
                 self.speaking.release()
                 said = done
 
-    def _failed(self, task: Task, code: int, log: Path) -> None:
+    def _failed(self, task: Task, code: int, words: str) -> None:
         """Note why a run came to no end; raise what concerns all of them."""
-        words = _last_words(log)
         if code in (StoppedError.exit_code, -2, -15):
             raise self._stopped()
         if code == DiskFullError.exit_code:
-            raise DiskFullError(words)
+            raise DiskFullError(words or f"the disk of {self.folder} is full")
         if code == RunError.exit_code and "by another process" in words:
             raise HeldError(words)
         if code == -9 or "alloc" in words.lower() or "out of memory" in words.lower():
@@ -302,10 +343,11 @@ def _stoppable() -> Iterator[None]:
 
 def _environment(worker: int) -> dict[str, str] | None:
     """Give each of several jobs a GPU of its own, where there are some."""
-    count = torch.cuda.device_count()
-    if count < 2 or "CUDA_VISIBLE_DEVICES" in os.environ:
+    if torch.cuda.device_count() < 2:
         return None
-    return {**os.environ, "CUDA_VISIBLE_DEVICES": str(worker % count)}
+    given = os.environ.get("CUDA_VISIBLE_DEVICES", "")  # a batch system's, as SLURM sets it
+    devices = given.split(",") if given else [str(i) for i in range(torch.cuda.device_count())]
+    return {**os.environ, "CUDA_VISIBLE_DEVICES": devices[worker % len(devices)]}
 
 
 def _planned_steps(run: Path) -> int:
@@ -326,8 +368,8 @@ def _last_step(run: Path) -> int:
         return 0
 
 
-def _last_words(log: Path) -> str:
-    """Give the error that a run ended with, in one line."""
-    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+def _last_words(log: Path, start: int) -> str:
+    """Give the error that a run ended with, in one line; what stood there before is not its own."""
+    lines = log.read_bytes()[start:].decode("utf-8", errors="replace").splitlines()
     errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
     return errors[-1] if errors else next((line for line in reversed(lines) if line.strip()), "")

@@ -28,6 +28,11 @@ class Step:
     """Name of the model class in its file; its config is the same with ``Config``."""
 
     @property
+    def title(self) -> str:
+        """What pages and folders call it."""
+        return self.name
+
+    @property
     def config(self) -> type[Any]:
         """The config class."""
         return self._get(f"{self.classname}Config")
@@ -137,6 +142,11 @@ class Custom(Step):
     """The row of a person's own model; see `ensue.models.custom`."""
 
     @property
+    def title(self) -> str:
+        """The class alone: where its file lies is nobody else's business."""
+        return self.classname
+
+    @property
     def config(self) -> type[Any]:
         """The config class; its fields name the file and the class."""
         return self._get("CustomConfig")
@@ -151,6 +161,11 @@ class Custom(Step):
     def model(self) -> Any:
         """What makes the model of a config."""
         return self._get("build")
+
+    def filled(self, config: Any, size: str) -> Any:
+        """Take from a size what is open; a window that nobody asked for fits the class."""
+        filled = super().filled(config, size)
+        return filled if config.context_length else self._get("cut")(filled)
 
     def _get(self, name: str) -> Any:
         return getattr(import_module("ensue.models.custom"), name)

@@ -6,9 +6,9 @@ apart as the one below. Made causal by looking to the left only, it predicts the
 still forgets what lies outside its reach: with 7 layers of 2 taps, 128 tokens.
 
     x = tokens E
-    for each layer:  a_t, b_t = sum_j F_j norm(x)_{t - j d} + c      (taps j = 0 … k-1, stride 1)
-                     x = x + a * s(b)                                (half of the filters are gates)
-    logits = norm(x) E^T + b                       d: 1, 2, 4, …
+    for each layer:  a_t, g_t = sum_j F_j norm(x)_{t - (k-1-j) d} + c    (taps j = 0 … k-1)
+                     x = x + a * s(g)                (half of the filters are gates)
+    logits = norm(x) E^T + b                         (d: 1, 2, 4, …; the last tap is on t itself)
 
 Reference: LeCun et al. 1989 (shared filters); van den Oord et al. 2016, arXiv:1609.03499 (dilated,
 causal); Dauphin et al. 2017, arXiv:1612.08083 (gates, as a language model).
@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from ensue.nn.capture import tap
 from ensue.nn.conv import CausalConv
 from ensue.nn.dropout import Dropout
+from ensue.nn.shape import check_shape
 from ensue.nn.vocabulary import Vocabulary
 
 
@@ -48,6 +49,9 @@ class CNNConfig:
     """Dropped in training from the embedding and from each layer's addition."""
     untie_embeddings: bool = False
     """Learn the output layer apart, instead of scoring the vocabulary with the embedding."""
+
+    def __post_init__(self) -> None:
+        check_shape(self)
 
     @property
     def dilations(self) -> list[int]:

@@ -24,6 +24,7 @@ from ensue.errors import UsageError
 from ensue.nn.attention import CausalSelfAttention
 from ensue.nn.dropout import Dropout
 from ensue.nn.linear import Linear, empty_embedding, gelu, linear
+from ensue.nn.shape import check_shape
 from ensue.nn.state import KVCache
 
 SLOTS = 64  # a cache grows by this many slots: few copies, little waste
@@ -49,6 +50,7 @@ class GPT2Config:
     """The GPT of 2018: normalise after each addition, and not again at the end."""
 
     def __post_init__(self) -> None:
+        check_shape(self)
         if self.num_heads and self.d_model % self.num_heads:
             raise UsageError(
                 f"d_model {self.d_model} is not a multiple of num_heads {self.num_heads}"

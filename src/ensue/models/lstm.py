@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from ensue.nn.capture import is_captured, tap
 from ensue.nn.dropout import Dropout
 from ensue.nn.recurrent import LSTMWeights, lstm_sequence, lstm_step
+from ensue.nn.shape import check_shape
 from ensue.nn.vocabulary import Vocabulary
 
 
@@ -42,6 +43,9 @@ class LSTMConfig:
     """Dropped in training from the embedding and from what each layer says."""
     untie_embeddings: bool = False
     """Learn the output layer apart, instead of scoring the vocabulary with the embedding."""
+
+    def __post_init__(self) -> None:
+        check_shape(self)
 
 
 SIZES = {

@@ -7,7 +7,7 @@ window does not exist.
 
     x_t = [E w_{t-N+1}, …, E w_t]
     h = f(H x_t + d);  h = f(W h + b) for each further layer
-    logits = E (U h) + b
+    logits = E (U h + a) + c
 
 Reference: Bengio et al. 2003, "A Neural Probabilistic Language Model". Departures: GELU in place of
 tanh, the output layer is the embedding, no direct connections from x to the output.
@@ -25,6 +25,7 @@ from ensue.nn.capture import tap
 from ensue.nn.dropout import Dropout
 from ensue.nn.linear import Linear, gelu
 from ensue.nn.precision import product_dtype
+from ensue.nn.shape import check_shape
 from ensue.nn.vocabulary import Vocabulary
 
 NOTHING = -1
@@ -49,6 +50,9 @@ class MLPConfig:
     """Dropped in training from the embedding and from each hidden layer."""
     untie_embeddings: bool = False
     """Learn the output layer apart, instead of scoring the vocabulary with the embedding."""
+
+    def __post_init__(self) -> None:
+        check_shape(self)
 
 
 SIZES = {

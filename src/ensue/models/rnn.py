@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from ensue.nn.capture import tap
 from ensue.nn.dropout import Dropout
 from ensue.nn.recurrent import RNNWeights, rnn_sequence
+from ensue.nn.shape import check_shape
 from ensue.nn.vocabulary import Vocabulary
 
 
@@ -40,6 +41,9 @@ class RNNConfig:
     """Dropped in training from the embedding and from what each layer says."""
     untie_embeddings: bool = False
     """Learn V apart, instead of scoring the vocabulary with the embedding."""
+
+    def __post_init__(self) -> None:
+        check_shape(self)
 
 
 SIZES = {

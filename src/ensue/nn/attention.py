@@ -1,6 +1,7 @@
 """Attention: each query looks at all keys it may see and takes the mean of their values.
 
-    attend(q, k, v) = softmax(q k^T / sqrt(K)) v
+    attend(q, k, v) = softmax(q k^T / sqrt(K) + m) v        K: numbers in a key
+    m_ts = 0 where query t may see key s, else -infinity    (causal: s <= t)
 
 It is computed in two ways. Explicit, as the equation says: when somebody looks at the weights
 (`ensue.nn.capture`), and in training on a processor, where torch's fused backward is slow (bf16,

@@ -13,12 +13,13 @@ def dropout(x: Float[Tensor, "*n"], p: float, training: bool) -> Float[Tensor, "
 
     On a processor each random number of 64 bits decides on eight elements, where torch draws one
     for each; `p` is rounded to a 256th for it (0.1 to 26/256), and the scale is exact for that.
+    What would be rounded to nothing or to all is left to torch.
     """
     if not training or p == 0:
         return x
-    if x.device.type != "cpu" or torch.compiler.is_compiling():
-        return F.dropout(x, p)
     dropped = round(p * 256)
+    if x.device.type != "cpu" or torch.compiler.is_compiling() or not 0 < dropped < 256:
+        return F.dropout(x, p)
     numbers = torch.empty(-(-x.numel() // 8), dtype=torch.int64).random_(_LOWEST, None)
     kept = numbers.view(torch.uint8)[: x.numel()].view(x.shape) >= dropped
     return x * kept.to(x.dtype).mul_(256 / (256 - dropped))

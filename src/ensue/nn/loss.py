@@ -23,7 +23,7 @@ def cross_entropy_sum(
     Args:
         head: Turns hidden states into logits.
         hidden: Hidden states.
-        targets: Ids; negative ones are not scored.
+        targets: Ids; where -1 stands nothing is scored.
         vocab_size: Logits of one target.
     """
     x, y = hidden.flatten(0, 1), targets.flatten()

@@ -10,6 +10,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from ensue.data import Tokens, WindowOrder
+from ensue.decoding.engine import evaluating
 from ensue.nn.loss import cross_entropy_sum
 from ensue.tasks.task import Loss, Score
 from ensue.tokenizers import Tokenizer
@@ -105,8 +106,6 @@ def score(
         device: Where the model is.
         max_targets: Score an evenly spread sample of about so many targets; 0: all.
     """
-    was_training = model.training
-    model.eval()
     targets = len(text.ids) - 1
     starts = np.arange(0, targets, context_length)
     if 0 < max_targets < targets:
@@ -114,14 +113,14 @@ def score(
         starts = starts[np.linspace(0, len(starts) - 1, keep).astype(np.int64)]
     rows = max(1, EVAL_TOKENS // context_length)
     total, count = 0.0, 0
-    for batch in _batches(starts, rows, context_length, targets):
-        stop = min(context_length, targets - int(batch[0]))
-        index = batch[:, None] + np.arange(stop + 1)
-        window = torch.from_numpy(text.ids[index].astype(np.int64)).to(device)
-        hidden, _ = model(window[:, :-1])
-        total += float(cross_entropy_sum(model.head, hidden, window[:, 1:], model.vocab_size))
-        count += window[:, 1:].numel()
-    model.train(was_training)
+    with evaluating(model):
+        for batch in _batches(starts, rows, context_length, targets):
+            stop = min(context_length, targets - int(batch[0]))
+            index = batch[:, None] + np.arange(stop + 1)
+            window = torch.from_numpy(text.ids[index].astype(np.int64)).to(device)
+            hidden, _ = model(window[:, :-1])
+            total += float(cross_entropy_sum(model.head, hidden, window[:, 1:], model.vocab_size))
+            count += window[:, 1:].numel()
     share = count / targets
     bits = total / math.log(2) + 8 * text.unspelt_bytes * share
     return Score(

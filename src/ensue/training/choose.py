@@ -34,6 +34,8 @@ ROWS_TOKENS = {"xs": 2048, "s": 4096, "m": 8192, "l": 16384}
 """Tokens of one update, by size."""
 COMPILE_FROM_SECONDS = 1200.0
 """Compiling takes 20 to 60 s on two cores: measured only where a budget can pay that back."""
+THREADS = torch.get_num_threads()
+"""What torch took for this machine, before any run has set another number in this process."""
 RESERVE = 0.06
 """Share of a time budget for evaluations, checkpoints and the final report."""
 
@@ -101,7 +103,7 @@ class Chooser:
             lr=train.lr or (0.015 if train.optimizer == "muon" else 3e-3),
             global_batch_size=rows,
             micro_batch_size=min(train.micro_batch_size or rows // world, rows // world),
-            threads=train.threads or torch.get_num_threads(),
+            threads=train.threads or THREADS,
             precision="fp32" if train.precision == "auto" else train.precision,
             compile="no" if train.compile == "auto" else train.compile,
             eval_every=train.eval_every or 1 << 40,
@@ -158,12 +160,11 @@ class Chooser:
     def choose_speed(self, config: RunConfig[Any]) -> RunConfig[Any]:
         """Take the fastest of the threads, precisions and compile modes left open."""
         asked = self.config.train
-        threads = torch.get_num_threads()
         options: list[dict[str, Any]] = []
         if asked.precision == "auto":
             options.append({"precision": "bf16"})
-        if not asked.threads and threads > 1 and self.env.device.type == "cpu":
-            options.append({"threads": max(1, threads // 2)})
+        if not asked.threads and THREADS > 1 and self.env.device.type == "cpu":
+            options.append({"threads": THREADS // 2})
         compiling = asked.compile == "auto" and self.left() > COMPILE_FROM_SECONDS
         if not options and not compiling:
             return config
@@ -268,7 +269,7 @@ class Chooser:
         """Put the choices into a plan."""
         valid_tokens = len(self.corpus.valid.ids)
         tokens = config.train.global_batch_size * config.model.context_length * config.steps
-        most = max(2 * config.train.eval_tokens, tokens // 8)
+        most = config.train.final_eval_tokens or max(2 * config.train.eval_tokens, tokens // 8)
         return Plan(
             request=config_to_dict(self.config),
             config=config,

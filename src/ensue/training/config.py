@@ -46,7 +46,9 @@ class TrainConfig:
     eval_every: int = 0
     """Updates between evaluations on the validation split."""
     eval_tokens: int = 0
-    """Tokens of the validation split in those evaluations; the last one reads all of it."""
+    """Tokens of the validation split in those evaluations."""
+    final_eval_tokens: int = 0
+    """Tokens of it in the last one; 0: all that an eighth of the training's tokens allows."""
     patience: int = 0
     """Stop after so many evaluations without a better one; 0: never."""
     precision: str = "auto"
@@ -71,6 +73,9 @@ class TrainConfig:
             "grad_clip",
             "warmup_steps",
             "eval_every",
+            "eval_tokens",
+            "final_eval_tokens",
+            "patience",
             "threads",
         ):
             if getattr(self, name) < 0:

@@ -240,6 +240,7 @@ class Loop:
             "best_kind": self.best_kind,
             "worse": self.worse,
             "seconds": self.seconds,
+            "seconds_per_score": self.seconds_per_score,
             "spent": time.monotonic() - self.begun,
             "flops": self.done * self.plan.flops_per_step,
             "world_size": self.env.world_size,
@@ -279,6 +280,7 @@ class Loop:
         self.best_score = math.inf if state["best_score"] is None else state["best_score"]
         self.best_step, self.best_kind = state["best_step"], state["best_kind"]
         self.worse, self.seconds = state["worse"], state["seconds"]
+        self.seconds_per_score = state["seconds_per_score"]
         self.tracker.notice(f"going on from step {self.done} ({checkpoint.path.name})")
 
     # -- the run -------------------------------------------------------------------------------
@@ -305,7 +307,8 @@ class Loop:
                 self._record(self.update())
                 if self.done % self.train.eval_every == 0 and self.done < self.plan.config.steps:
                     self._record(self.evaluate())
-                if self._fits_now():
+                # After a resume the first updates are slow: half an interval must have been timed.
+                if self._fits_now() and 2 * (self.done - first) >= self.plan.fit_every:
                     self._fit_to_clock((time.monotonic() - here) / (self.done - first))
                 if self.stop or self.done % self.config.checkpoint_every == 0:
                     self.save()

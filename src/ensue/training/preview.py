@@ -40,7 +40,7 @@ def preview(config: RunConfig[Any], tracker: Tracker) -> Rows:
     tokens = len(corpus.train.ids)
     epochs = costs.tokens_per_step * chosen.steps / tokens
     rows = [
-        ("model", f"{step_of(chosen.model).name}, size {chosen.size}"),
+        ("model", f"{step_of(chosen.model).title}, size {chosen.size}"),
         ("shape", _shape(chosen.model)),
         *_costs(costs, chosen.steps),
         ("time", _duration(plan.seconds_per_step * chosen.steps)),

@@ -4,6 +4,7 @@ The same call again finds the plan and goes on; a changed request is refused wit
 """
 
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,10 @@ from ensue.decoding.logits import Sampling
 from ensue.distributed.env import Env, start_env
 from ensue.errors import DataError, RunError, UsageError
 from ensue.models import step_of
+from ensue.models.custom import CustomConfig
 from ensue.planning import build_empty
 from ensue.runs import Run, new_run_path
+from ensue.testing import check_custom
 from ensue.tokenizers import Tokenizer, load_tokenizer, train_tokenizer
 from ensue.training.choose import choose, task_of
 from ensue.training.config import RunConfig, config_to_dict
@@ -27,6 +30,7 @@ from ensue.training.plan import Machine, Plan
 from ensue.training.tracking import Tracker
 from ensue.views.card import write_card
 from ensue.views.report import write_report
+from ensue.views.text import PROMPT, run_command
 from ensue.weights import load_weights, save_weights
 
 SAMPLES, SAMPLE_TOKENS = 2, 150
@@ -53,6 +57,7 @@ def train(
         DataError: The data cannot be used, or is not what the run was begun with.
         RunError: The folder holds another run, or is damaged.
         StoppedError: Interrupted; the same call goes on.
+        LawError: A model of the user's own breaks a law of decoders.
         NonFiniteError: The loss is no longer a number.
     """
     begun = begun or time.monotonic()
@@ -87,6 +92,7 @@ def _train(config: RunConfig[Any], run: Run, env: Env, tracker: Tracker, begun: 
             tracker.notice(f"{run.path} is already trained to its end")
             return run
     else:
+        check_custom(config.model)
         corpus, tokenizer = read_data(config, env, tracker)
         plan = choose(config, corpus, tokenizer, run, env, tracker, begun)
         if env.rank == 0:
@@ -187,7 +193,7 @@ def _fit(
     tracker.start(
         {
             "run": str(run.path),
-            "model": step_of(config.model).name,
+            "model": step_of(config.model).title,
             "parameters": plan.parameters,
             "steps": config.steps,
             "tokens_per_step": config.train.global_batch_size * config.model.context_length,
@@ -198,7 +204,7 @@ def _fit(
 
 def _leave(plan: Plan, result: Result, run: Run, tracker: Tracker) -> None:
     """Write what a finished run holds beside its plan."""
-    save_weights(run, result.weights, {"model": step_of(plan.config.model).name})
+    save_weights(run, result.weights, {"model": step_of(plan.config.model).title})
     _write_pages(run)
     tracker.finish(
         {
@@ -208,6 +214,7 @@ def _leave(plan: Plan, result: Result, run: Run, tracker: Tracker) -> None:
             "kept": result.kept,
             "step": result.step,
             "report": str(run.report_path),
+            "next": run_command(run.read_plan(), "generate", run.path, PROMPT),
         }
     )
 
@@ -235,10 +242,13 @@ def load_model(run: Run) -> tuple[Any, Tokenizer]:
 
     Raises:
         RunError: The run is unfinished or damaged, or its parts do not belong together.
+        UsageError: It is of a class of the user's own, which was not named or cannot be made.
     """
     plan = Plan.from_json(run.read_plan(), str(run.plan_path))
     tensors, _ = load_weights(run)
-    model: Any = build_empty(step_of(plan.config.model).model, plan.config.model)
+    config = plan.config.model
+    own = isinstance(config, CustomConfig)
+    model: Any = _own_model(plan) if own else build_empty(step_of(config).model, config)
     expected = {name: tuple(p.shape) for name, p in model.named_parameters()}
     found = {name: tuple(t.shape) for name, t in tensors.items()}
     if expected != found:
@@ -247,14 +257,33 @@ def load_model(run: Run) -> tuple[Any, Tokenizer]:
             f"{run.weights_path} does not belong to {run.plan_path}: {', '.join(wrong[:3])}",
             "Copy the whole folder again from where it was trained.",
         )
-    model.load_state_dict(tensors, assign=True)
+    if own:
+        set_weights(model, tensors)
+    else:
+        model.load_state_dict(tensors, assign=True)
     return model.eval(), load_tokenizer(run.tokenizer_path)
+
+
+def _own_model(plan: Plan) -> torch.nn.Module:
+    """Make a model of the user's own as it was made for training, seed included.
+
+    Its code alone knows its buffers, ties and plain tensors: the weights file has parameters only.
+    """
+    with torch.random.fork_rng(devices=[]):
+        return build(plan, Env(rank=0, world_size=1, device=torch.device("cpu")))
+
+
+@torch.no_grad()
+def set_weights(model: torch.nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
+    """Copy weights into a model's parameters, a tied one once; its buffers stay as they are."""
+    for name, parameter in model.named_parameters():
+        parameter.copy_(weights[name])
 
 
 def _stem(config: RunConfig[Any]) -> str:
     source = config.data.sources[0] if config.data.sources else "run"
     stem = Path(source).name.split(".")[0].strip("-") or "stdin"
-    return f"{stem}-{step_of(config.model).name}"
+    return f"{stem}-{step_of(config.model).title}"
 
 
 def _on_first(env: Env, first: Any, others: Any) -> Any:

@@ -4,21 +4,22 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from ensue.errors import EnsueError
 from ensue.files import write_atomic
-from ensue.models import find_step
+from ensue.models import LINEAGE
 from ensue.runs import Run
 from ensue.views.plots import Curves, read_curves
 from ensue.views.text import (
+    NAMED,
     PROMPT,
-    command,
     data_names,
     duration,
     model_name,
+    own_code,
     part,
     place,
     plain,
     protocol,
+    run_command,
     train_command,
     visible,
 )
@@ -32,14 +33,15 @@ def write_card(run: Run, plan: dict[str, Any]) -> None:
         plan: The frozen plan, as plain values.
     """
     curves = read_curves(run.read_metrics())
-    name = _line(run.path.resolve().name)
+    name, code = _line(run.path.resolve().name), own_code(plan)
+    where = ", code=".join(json.dumps(w, ensure_ascii=False) for w in (place(run.path), code) if w)
     sections = [
         f"# {name}",
         _what(plan),
         f"## Score\n\n{_score(plan, curves)}",
-        f"## Use\n\n{_block(command('ensue', 'generate', place(run.path), PROMPT))}\n\n"
+        f"## Use\n\n{_block(run_command(plan, 'generate', place(run.path), PROMPT))}\n\n"
         "From Python:\n\n```python\nimport ensue\n\n"
-        f"run = ensue.load({json.dumps(place(run.path), ensure_ascii=False)})\n"
+        f"run = ensue.load({where})\n"
         f'print(run.generate("{PROMPT}"))\n```',
         f"## Data\n\n{_data(plan)}",
         f"## How it was made\n\n{_block(train_command(plan))}\n\n{_made(plan, curves)}",
@@ -77,11 +79,11 @@ def _block(line: str) -> str:
 
 def _what(plan: Mapping[str, Any]) -> str:
     name, parameters = model_name(plan), plan.get("parameters") or 0
-    try:
-        step = find_step(name)
-        origin = f" {step.paper} {step.year}: {step.idea}."
-    except EnsueError:  # a person's own model
-        origin = ""
+    code, step = own_code(plan), next((s for s in LINEAGE if s.name == name), None)
+    if code:
+        origin = f" The model is a class of its own, in {_code(code)}, which is not in this folder."
+    else:
+        origin = f" {step.paper} {step.year}: {step.idea}." if step else ""
     return (
         f"A language model of {parameters:,} parameters (`{name}`), trained from nothing with"
         f" ensue {_line(plan.get('version', ''))}.{origin}"
@@ -111,7 +113,7 @@ def _data(plan: Mapping[str, Any]) -> str:
 
 def _made(plan: Mapping[str, Any], curves: Curves) -> str:
     config = part(plan, "config")
-    shape = {k: v for k, v in part(config, "model").items() if k != "name"}
+    shape = {k: v for k, v in part(config, "model").items() if k not in NAMED}
     machine = part(plan, "machine")
     rows = [
         f"- Shape: {_code(plain(shape))}",

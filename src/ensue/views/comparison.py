@@ -1,7 +1,7 @@
 """The report of a comparison: which model predicts the text best at an equal cost, and how sure.
 
-All numbers come from ``results.json``, the curves from the runs that it names. A comparison that is
-not finished, and a candidate that failed, are shown as such.
+All numbers come from ``results.json``, the curves from the runs that it names. A candidate that
+failed is shown as such.
 """
 
 import contextlib
@@ -46,7 +46,7 @@ Candidate = Mapping[str, Any]
 
 
 def write_comparison(folder: Path, results: Mapping[str, Any]) -> Path:
-    """Write page, tables and pictures of a comparison, finished or not.
+    """Write page, tables and pictures of a finished comparison.
 
     Args:
         folder: Where ``results.json`` and the runs lie; ``report.html``, ``table.csv``,
@@ -75,6 +75,7 @@ def write_comparison(folder: Path, results: Mapping[str, Any]) -> Path:
         _unfair(results),
         _curves(scale, tracks, pictures["curves"]),
         _trials(results),
+        _shapes(results),
         _generation(results, pictures["generation"]),
         _samples(results),
         _protocol(results),
@@ -112,27 +113,16 @@ def _ranked(results: Mapping[str, Any]) -> list[Candidate]:
     return sorted(done, key=lambda c: float(c["bits_per_byte"]))
 
 
-def _waiting(candidate: Candidate) -> bool:
-    return not candidate.get("error") and not is_number(candidate.get("bits_per_byte"))
-
-
 def _result(results: Mapping[str, Any]) -> str:
     ranked, floor = _ranked(results), _floor(results)
-    waiting, total = sum(map(_waiting, results["candidates"])), len(results["candidates"])
-    words = ""
-    if waiting:
-        words += (
-            f"<p><strong>Not finished:</strong> {total - waiting} of {total} models are done.</p>"
-        )
-    if ranked and (waiting or _beats(ranked[0], floor)):
-        words += (
+    if ranked and _beats(ranked[0], floor):
+        words = (
             f'<p class="big"><b>{escaped(ranked[0]["name"])}</b>'
-            f" {ranked[0]['bits_per_byte']:.3f} bits per byte on valid"
-            f"{', the best so far' if waiting else ''}</p>"
+            f" {ranked[0]['bits_per_byte']:.3f} bits per byte on valid</p>"
         )
-    elif not waiting:
+    else:
         end = "No network beats counting." if ranked else "No network finished."
-        words += f'<p class="big bad"><strong>{end}</strong></p>'
+        words = f'<p class="big bad"><strong>{end}</strong></p>'
     words += f"<p>{escaped(results['verdict'])}</p>" if results.get("verdict") else ""
     return f'<section class="result">{words}</section>'
 
@@ -219,7 +209,7 @@ def _seeds(results: Mapping[str, Any]) -> str:
 def _score(candidate: Candidate, results: Mapping[str, Any]) -> str:
     if is_number(candidate.get("bits_per_byte")):
         return _with_spread(candidate, "", results)
-    return "failed" if candidate.get("error") else "not finished"
+    return "failed"
 
 
 def _with_spread(candidate: Candidate, which: str, results: Mapping[str, Any]) -> str:
@@ -235,9 +225,6 @@ def _note(candidate: Candidate, results: Mapping[str, Any]) -> str:
         return "; ".join(filter(None, ["the floor: no network", str(floor.get("note") or "")]))
     score, runs = candidate.get("bits_per_byte"), candidate.get("runs") or ()
     words = [f"failed: {candidate['error']}"] if candidate.get("error") else []
-    if _waiting(candidate) and runs:
-        done = sum(is_number(run.get("bits_per_byte")) for run in runs)
-        words.append(f"{done} of {results.get('seeds') or len(runs)} seeds are done")
     if not candidate.get("error"):
         words += [f"seed {run['seed']} failed: {run['error']}" for run in runs if run.get("error")]
     if is_number(score) and not _beats(candidate, floor):
@@ -335,6 +322,17 @@ def _chosen(rate: Any, rates: Sequence[float]) -> str:
     return _say(rate, FACTOR) + (", at the edge of what was tried" if at_edge else "")
 
 
+def _shapes(results: Mapping[str, Any]) -> str:
+    """Show every candidate's shape: a row for each thing that some of them have."""
+    shapes = {str(c["name"]): part(c, "shape") for c in results["candidates"]}
+    keys = list(dict.fromkeys(key for shape in shapes.values() for key in shape))
+    rows = [
+        [key, *(plain(shape[key]) if key in shape else "–" for shape in shapes.values())]
+        for key in keys
+    ]
+    return folded("Shapes", ["setting", *shapes], rows, len(rows), "results.json") if rows else ""
+
+
 def _contexts(results: Mapping[str, Any]) -> list[int]:
     return sorted({g["context"] for c in results["candidates"] for g in c.get("generation") or ()})
 
@@ -421,7 +419,8 @@ def _samples(results: Mapping[str, Any]) -> str:
     shown = "".join(f'<div class="beside">{"".join(c)}</div>' for c in by_prompt.values())
     if not shown:
         return ""
-    return f"<section><h2>Samples <small>prompt in bold</small></h2>{shown}</section>"
+    title = "Samples <small>from an empty page</small>"
+    return f"<section><h2>{title}</h2>{shown}</section>"
 
 
 # --- how it was done ------------------------------------------------------------------------------
@@ -438,28 +437,16 @@ def _again(folder: Path, results: Mapping[str, Any]) -> str:
     if results.get("command"):
         shown.append(block("The whole comparison; given again, it goes on", results["command"]))
     runs = [run for c in results["candidates"] for run in c.get("runs") or ()]
-    best = _best_run(results)
-    if best:
-        words = command("ensue", "generate", place(folder / best["run"]), PROMPT)
-        shown.append(block("Let the best run write", words))
+    if results.get("winner"):
+        words = command("ensue", "generate", place(folder / "winner"), PROMPT)
+        shown.append(block("Let the best one write", words))
     lines = [run["command"] for run in runs if run.get("command")]
     if lines:
         shown.append(
             f"<details><summary>Each run alone ({len(lines)})</summary>"
-            f"{block('One command a line', chr(10).join(lines))}</details>"
+            f"{block('In the folder of the comparison', chr(10).join(lines))}</details>"
         )
     return f"<section><h2>Do it again</h2>{''.join(shown)}</section>" if shown else ""
-
-
-def _best_run(results: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Give the best run of the winner; empty: there is none."""
-    done = [
-        run
-        for c in results["candidates"]
-        for run in c.get("runs") or ()
-        if c["name"] == results.get("winner") and is_number(run.get("bits_per_byte"))
-    ]
-    return min(done, key=lambda run: float(run["bits_per_byte"]), default={})
 
 
 # --- tables for other programs --------------------------------------------------------------------

@@ -73,17 +73,41 @@ def pictures(
     Args:
         tokens: What was read; all but the last `SHOWN` are left out.
         positions: What was expected after each of them.
-        by_distance: Share of the gradient that falls on the token so far back.
+        by_distance: Share of the gradient that falls on the token so far back; empty: unknown.
         reach: Tokens that a prediction can depend on; None: all.
-        maps: Attention (H, T, T), gates (T, 3, D) and states (T, D), by the tap's name.
+        maps: Attention (H, T, T), gates (T, 3, D) and states (T, D), by the tap's name; one of
+            another name or shape is left out.
     """
     labels = [label(token) for token in tokens[-SHOWN:]]
-    drawn = [_surprise(positions[-SHOWN:]), _influence(by_distance, reach)]
-    for what, draw in INSIDES.items():
-        layers = {_layer(name): m for name, m in maps.items() if name.endswith(f"/{what}")}
+    drawn = [_surprise(positions[-SHOWN:])]
+    if by_distance:
+        drawn.append(_influence(by_distance, reach))
+    fitting = {n: m for n, m in maps.items() if fits(n, m, len(tokens))}
+    for what, (_, draw) in INSIDES.items():
+        layers: dict[str, Map] = {}
+        for name, shown in fitting.items():
+            part, _, kind = name.rpartition("/")
+            if kind == what:  # of an encoder and a decoder each has a first layer
+                layers[part if _layer(name) in layers else _layer(name)] = shown
         if layers:
             drawn += draw(layers, labels)
     return drawn
+
+
+def fits(name: str, shown: Map, tokens: int) -> bool:
+    """Whether there is a picture for what a tap showed: by its last word, shape and values."""
+    shape, _ = INSIDES.get(name.rpartition("/")[2], ((), None))
+    sizes = [tokens if size == "T" else size for size in shape]
+    return (
+        len(sizes) == shown.ndim > 0
+        and all(w in (n, "any") for w, n in zip(sizes, shown.shape, strict=True))
+        and shown.size > 0
+        and bool(np.isfinite(shown).all())
+        and (
+            shape != WEIGHTS
+            or (bool((shown >= 0).all()) and bool(shown[:, -SHOWN:, -SHOWN:].any()))
+        )
+    )
 
 
 def _layer(name: str) -> str:
@@ -140,7 +164,8 @@ def _influence(by_distance: Sequence[float], reach: int | None) -> Picture:
         words = f"By its shape a prediction depends on the last {reach:,} tokens, and no further."
         drawn.append(lines.Line(f"reach {reach}", [(reach + 0.5, low), (reach + 0.5, 1.0)], 1))
     elif reach is not None:
-        words = f"By its shape a prediction depends on up to {reach:,} tokens, more than are here."
+        here = "as many as are" if reach == last + 1 else "more than are"
+        words = f"By its shape a prediction depends on up to {reach:,} tokens, {here} here."
     else:
         words = "By its shape a prediction depends on all that came before."
     words += f" The furthest token with any influence here is {seen:,} back."
@@ -282,14 +307,18 @@ def _stem(words: str) -> str:
     return re.sub(r"[^A-Za-z0-9]+", "-", words).strip("-").lower()
 
 
-INSIDES: dict[str, Draw] = {
-    "weights": _attention,
-    "gates": _gates,
-    "c": _states("Memory c", "What the cell remembers: only added to and scaled."),
-    "h": _states("States h", "What the layer says at each token."),
-    "maps": _states("Feature maps", "What the filters find at each place."),
+Shape = tuple[str | int, ...]
+"""Sizes; "T": the tokens that were read."""
+WEIGHTS: Shape = ("any", "T", "T")
+STATES: Shape = ("T", "any")
+INSIDES: dict[str, tuple[Shape, Draw]] = {
+    "weights": (WEIGHTS, _attention),
+    "gates": (("T", len(GATES), "any"), _gates),
+    "c": (STATES, _states("Memory c", "What the cell remembers: only added to and scaled.")),
+    "h": (STATES, _states("States h", "What the layer says at each token.")),
+    "maps": (STATES, _states("Feature maps", "What the filters find at each place.")),
 }
-"""What a tap's last word means."""
+"""What a tap's last word means, and the shape that belongs to it."""
 
 
 # --- the page of a look ---------------------------------------------------------------------------
@@ -355,14 +384,15 @@ def write_recall(folder: Path, result: Mapping[str, Any], version: str) -> list[
 
 def _measured(result: Mapping[str, Any]) -> Iterator[tuple[Any, ...]]:
     for model in result["models"]:
-        for seed, accuracy in enumerate(model["accuracy"]):
+        seeds = set(range(len(model["accuracy"]) + len(model["diverged"]))) - {*model["diverged"]}
+        for seed, accuracy in zip(sorted(seeds), model["accuracy"], strict=True):
             for lag, share in zip(result["lags"], accuracy, strict=True):
                 yield model["name"], model["parameters"], seed, lag, share
 
 
 def recall_picture(result: Mapping[str, Any]) -> Picture:
     """Draw accuracy by lag: the mean over seeds, and each seed thinly."""
-    lags, seeds = result["lags"], len(result["models"][0]["accuracy"])
+    lags, seeds = result["lags"], max(len(model["accuracy"]) for model in result["models"])
     members = f" The thin lines are the {seeds} seeds, the thick ones their means." * (seeds > 1)
     caption = (
         f"Share of {result['test_rows']:,} symbols that are named rightly, by how many tokens ago"
@@ -428,13 +458,19 @@ def _falls(lags: Sequence[int | None], last: int) -> str:
 def recall_protocol(result: Mapping[str, Any]) -> str:
     """Say in words what was done, the same for all."""
     rates = ", ".join(f"{rate:g}" for rate in result["rates"])
+    lost = [
+        f" {visible(model['name'])}: seeds that diverged are left out"
+        f" ({', '.join(map(str, model['diverged']))})."
+        for model in result["models"]
+        if model["diverged"]
+    ]
     return (
         f"Each model is trained anew for {result['steps']:,} updates of"
         f" {result['rows_per_step']} rows, the same rows for all: one of 8 symbols, k - 1 fillers,"
         f" a query; k is drawn log-uniformly up to {result['lags'][-1]}. The learning rate is the"
         f" best of {rates} times the usual one for the first seed, by its loss on validation rows."
         " Recall falls at the first lag where it is less than nine in ten; of seeds that differ,"
-        " each has its number."
+        f" each has its number.{''.join(lost)}"
     )
 
 

@@ -5,9 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ensue.errors import EnsueError
 from ensue.files import write_atomic
-from ensue.models import find_step
+from ensue.models import LINEAGE
 from ensue.runs import Run
 from ensue.views.page import ROWS, block, escaped, facts, folded, footer, number, page, sample
 from ensue.views.plots import Curves, gist, loss_axes, loss_svg, lr_svg, read_curves, spread
@@ -18,10 +17,12 @@ from ensue.views.text import (
     duration,
     few,
     model_name,
+    own_code,
     part,
     place,
     plain,
     protocol,
+    run_command,
     short,
     size,
     train_command,
@@ -71,11 +72,11 @@ def write_report(
 
 def _header(run: Run, plan: Mapping[str, Any]) -> str:
     name = model_name(plan)
-    try:
-        step = find_step(name)
-        idea = f"{escaped(step.idea)} ({escaped(step.paper)} {step.year})"
-    except EnsueError:  # a person's own model
-        idea = ""
+    code, step = own_code(plan), next((s for s in LINEAGE if s.name == name), None)
+    if code:
+        idea = f"a class of its own, in {escaped(code)}"
+    else:
+        idea = f"{escaped(step.idea)} ({escaped(step.paper)} {step.year})" if step else ""
     names = " + ".join(data_names(plan))
     return (
         f'<header><p class="over">{escaped(run.path.resolve().name)}</p>'
@@ -223,8 +224,8 @@ def _use(
     prompt = next((line for line in lines if line and "\n" not in line), PROMPT)
     again = train_command(plan)
     commands = {
-        "Continue a text": command("ensue", "generate", folder, prompt),
-        "Score another text": command("ensue", "evaluate", folder, "--data", "FILE"),
+        "Continue a text": run_command(plan, "generate", folder, prompt),
+        "Score another text": run_command(plan, "evaluate", folder, "--data", "FILE"),
         "Train it again": again,
     }
     if not curves.final:

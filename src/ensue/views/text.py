@@ -27,9 +27,10 @@ _VISIBLE: dict[int, str] = {
 PROMPT = "Once upon a time"
 MANY = 8
 """Files that are named one by one."""
-CHOSEN: tuple[Any, ...] = (0, -1.0, "", "auto", [], None)
+CHOSEN: tuple[Any, ...] = (0, "", "auto", [], None)
 """Values that ask for nothing."""
 USUAL: dict[str, tuple[Any, ...]] = {
+    "dropout": (-1.0,),
     "valid_fraction": (0.1,),
     "optimizer": ("muon",),
     "schedule": ("linear",),
@@ -45,6 +46,10 @@ USUAL: dict[str, tuple[Any, ...]] = {
     "dilation_cycle": (7,),
 }
 """What a config holds without being asked, where that is more: tested equal to the defaults."""
+
+
+NAMED = ("sources", "name", "file", "classname", "cache")
+"""What stands elsewhere in a command, or is this machine's own."""
 
 
 def visible(text: str) -> str:
@@ -162,13 +167,13 @@ def train_command(plan: Mapping[str, Any]) -> str:
     request = part(plan, "request") or part(plan, "config")
     words = ["ensue", "train", *(data_names(plan) if len(_sources(plan)) <= MANY else ["FILES"])]
     if model_name(plan) != "model":
-        words += ["--model", model_name(plan)]
+        words += ["--model", ":".join(filter(None, [own_code(plan), model_name(plan)]))]
     for key in ("size", "budget", "steps", "seed", "checkpoint_every"):
         if request.get(key):
             words += [f"--{key.replace('_', '-')}", str(request[key])]
     for table in ("data", "model", "train"):
         for key, value in part(request, table).items():
-            if key not in ("sources", "name", "cache") and value not in USUAL.get(key, CHOSEN):
+            if key not in NAMED and value not in USUAL.get(key, CHOSEN):
                 prefix = "" if table == "data" else f"{table}."
                 words += [f"--{prefix}{key.replace('_', '-')}", *_flag_values(value)]
     return command(*words)
@@ -184,8 +189,21 @@ def _flag_values(value: Any) -> list[str]:
 
 
 def model_name(plan: Mapping[str, Any]) -> str:
-    """Give the model's name in the lineage, or ``model``."""
-    return visible(str(part(plan, "config", "model").get("name") or "model"))
+    """Give the model's name in the lineage, the class of a person's own, or ``model``."""
+    model = part(plan, "config", "model")
+    return visible(str(model.get("classname") or model.get("name") or "model"))
+
+
+def own_code(plan: Mapping[str, Any]) -> str:
+    """Name the file of a person's own model, without its folder; empty: the model is ours."""
+    file = part(plan, "config", "model").get("file")
+    return place(file) if file else ""
+
+
+def run_command(plan: Mapping[str, Any], *words: object) -> str:
+    """Write a command that uses a run; one of a person's own model names its file."""
+    code = own_code(plan)
+    return command("ensue", *words, *(["--code", code] if code else []))
 
 
 def data_names(plan: Mapping[str, Any]) -> list[str]:
