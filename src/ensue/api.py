@@ -448,7 +448,7 @@ def compare(
     equal: str = "params",
     budget: str = "3min",
     seeds: int = 3,
-    rates: Sequence[float] = (0.5, 1.0, 2.0),
+    rates: Sequence[float] = (0.5, 1.0, 2.0, 4.0),
     size: str = "",
     out: str | Path = "",
     valid: Sequence[str | Path] = (),
