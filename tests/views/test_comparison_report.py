@@ -342,6 +342,21 @@ def test_the_table_comes_back_from_its_file(finished):
     assert floor["note"] == "the floor: no network"
 
 
+def test_the_table_can_be_pasted_into_a_page(finished):
+    """Best first, as the terminal has it; a name cannot break out of its cell."""
+    folder, results = finished
+    results = copy.deepcopy(results)
+    results["candidates"][0]["name"] = "m|lp"
+    show(folder, results)
+    head, rule, *rows = (folder / "table.md").read_text("utf-8").split("\n\n")[0].splitlines()
+    assert head.startswith("| model | bits per byte, valid |")
+    assert set(rule) == set("| -")
+    names = [row.removeprefix("| ").split(" | ")[0] for row in rows]
+    assert names == ["gpt2", "lstm", results["floor"]["name"], "rnn", "cnn", "m\\|lp"]
+    assert rows[5].startswith("| m\\|lp | 2.345 ± 0.006 |")
+    assert {row.replace("\\|", "").count("|") for row in [head, *rows]} == {head.count("|")}
+
+
 def test_the_curves_come_back_from_their_file(finished):
     folder, results = finished
     show(folder, results)

@@ -7,6 +7,7 @@ failed is shown as such.
 import contextlib
 import csv
 import io
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,7 @@ def write_comparison(folder: Path, results: Mapping[str, Any]) -> Path:
     """Write page, tables and pictures of a finished comparison.
 
     Args:
-        folder: Where ``results.json`` and the runs lie; ``report.html``, ``table.csv``,
+        folder: Where ``results.json`` and the runs lie; ``report.html``, ``table.csv`` and ``.md``,
             ``curves.csv`` and the pictures go there. PNG needs matplotlib, and is left out without.
         results: What ``results.json`` holds.
 
@@ -58,6 +59,7 @@ def write_comparison(folder: Path, results: Mapping[str, Any]) -> Path:
     """
     tracks = [read_track(folder, c) for c in results["candidates"]]
     write_atomic(folder / "table.csv", _table_csv(results))
+    write_atomic(folder / "table.md", _table_md(results))
     write_atomic(folder / "curves.csv", _curves_csv(tracks))
     scale = choose_scale(float(_floor(results).get("bits_per_byte") or 0.0), tracks)
     pictures = {"curves": curve_panels(scale, tracks), "generation": _speed_panels(results)}
@@ -158,7 +160,8 @@ def _beats(candidate: Candidate, floor: Mapping[str, Any]) -> bool:
 # --- the table ------------------------------------------------------------------------------------
 
 
-def _models(results: Mapping[str, Any]) -> str:
+def _columns(results: Mapping[str, Any]) -> tuple[str, list[str], list[list[str]]]:
+    """Give the main table: caption, heads, and a row for each candidate and for the floor."""
     candidates: list[Candidate] = list(results["candidates"])
     floor, context = _floor(results), min(_contexts(results), default=0)
     tested = [c for c in (*candidates, floor) if is_number(c.get("test_bits_per_byte"))]
@@ -182,10 +185,24 @@ def _models(results: Mapping[str, Any]) -> str:
     seeds = results.get("seeds") or 1
     over = f"means over {seeds} seeds, ± standard deviation" if seeds > 1 else "one seed"
     caption = f"Each model: {over}; fewer bits are better"
-    return (
-        f'<section class="models"><h2>Result</h2>'
-        f"{table(caption, [head for head, _ in columns], rows)}{_seeds(results)}</section>"
-    )
+    return caption, [head for head, _ in columns], rows
+
+
+def _models(results: Mapping[str, Any]) -> str:
+    laid_out = table(*_columns(results))
+    return f'<section class="models"><h2>Result</h2>{laid_out}{_seeds(results)}</section>'
+
+
+def _table_md(results: Mapping[str, Any]) -> str:
+    """Write the main table as Markdown, best first, to be pasted into a page."""
+    caption, heads, rows = _columns(results)
+    scores = [one.get("bits_per_byte") for one in (*results["candidates"], _floor(results))]
+    bits = [float(score) if is_number(score) else math.inf for score in scores]
+    order = sorted(range(len(rows)), key=bits.__getitem__)
+    lines = [heads, ["---"] * len(heads), *(rows[i] for i in order)]
+    cells = ["| " + " | ".join(visible(c).replace("|", "\\|") for c in row) + " |" for row in lines]
+    verdict = visible(str(results.get("verdict") or ""))
+    return "\n".join([*cells, "", f"{caption}. {verdict}", ""])
 
 
 def _seeds(results: Mapping[str, Any]) -> str:
