@@ -101,7 +101,7 @@ def test_all_candidates_are_alike_but_for_the_architecture(monkeypatch: pytest.M
     by_model = [[t[1:] for t in trained if t[0] == name] for name in ("MLP", "CNN", "LSTM")]
     for runs in by_model:
         assert [seed for seed, _, _ in runs] == [0] * len(RATES) + [1]
-        assert [lr for _, lr, _ in runs[:3]] == [rate * probes.LR for rate in RATES]
+        assert [lr for _, lr, _ in runs[:3]] == [rate * 0.015 for rate in RATES]
     for rows in zip(*[[(seed, r) for seed, _, r in runs] for runs in by_model], strict=True):
         assert len(set(rows)) == 1
 

@@ -33,6 +33,7 @@ from ensue.runs import Run
 from ensue.tasks.recall import CHANCE, LAGS, TEST_ROWS, VOCAB_SIZE, Recall, recall_by_lag
 from ensue.training.config import RunConfig, TrainConfig
 from ensue.training.loop import Loop
+from ensue.training.optim import usual_rates
 from ensue.training.plan import Machine, Plan
 from ensue.training.tracking import Tracker
 from ensue.views.looks import write_recall
@@ -43,8 +44,7 @@ PARAMETERS = 50_000
 UNEQUAL = 0.02
 """Candidates whose weights are further from that, as a share, are named."""
 RATES = (0.3, 1.0, 3.0)
-"""Learning rates tried, as multiples of LR and of TrainConfig's rate for matrices."""
-LR = 0.015
+"""Learning rates tried, as multiples of the usual ones."""
 ROWS = 32
 """Rows of an update: 340 updates of 32 teach more than 170 of 64 (a CNN 1.00 at lag 96, 0.27)."""
 LEAST_STEPS = 100
@@ -307,17 +307,14 @@ def _loop(
     config: Any, seed: int, rate: float, steps: int, lags: Sequence[int], tracker: Tracker
 ) -> Iterator[Loop]:
     """Make the training loop of one model, with a run folder that goes when it is done."""
-    usual = TrainConfig()
-    train = replace(
-        usual,
-        lr=rate * LR,
-        matrix_lr=rate * usual.matrix_lr,
+    train = TrainConfig(
         global_batch_size=ROWS,
         warmup_steps=steps // 20,
         eval_every=max(1, steps // 2),
         precision="fp32",
         compile="no",
     )
+    train = usual_rates(train, rate)
     torch.manual_seed(seed)
     model = step_of(config).model(config)
     run_config: RunConfig[Any] = RunConfig(

@@ -36,6 +36,7 @@ from ensue.tokenizers import Tokenizer
 from ensue.training.budget import parse_budget
 from ensue.training.choose import LEAST_STEPS, Chooser
 from ensue.training.config import RunConfig, config_from_dict, config_to_dict
+from ensue.training.optim import usual_rates
 from ensue.training.plan import Machine
 from ensue.training.tracking import Tracker
 
@@ -295,7 +296,8 @@ def _chooser(
             "model": dict(request.models[name]),
             "size": request.size,
             "budget": request.budget,
-            "train": to_dict(request.train),
+            # The same for all: a rate that suits one model already would be one more trial for it.
+            "train": to_dict(usual_rates(request.train)),
         },
         name,
     )

@@ -26,6 +26,8 @@ class Step:
     """What that memory grows with."""
     classname: str
     """Name of the model class in its file; its config is the same with ``Config``."""
+    rate: float = 1.0
+    """Factor on Muon's usual learning rates at which it learns best: docs/experiments.md."""
 
     @property
     def title(self) -> str:
@@ -71,6 +73,7 @@ LINEAGE = (
         "the last N-1 tokens",
         "nothing",
         "MLP",
+        rate=4.0,
     ),
     Step(
         "cnn",
@@ -80,6 +83,7 @@ LINEAGE = (
         "what the filters of each layer reach back to",
         "nothing",
         "CNN",
+        rate=4.0,
     ),
     Step(
         "rnn",
@@ -89,6 +93,7 @@ LINEAGE = (
         "h of each layer",
         "nothing",
         "RNN",
+        rate=2.0,
     ),
     Step(
         "lstm",
@@ -98,6 +103,7 @@ LINEAGE = (
         "h and c of each layer",
         "nothing",
         "LSTM",
+        rate=4.0,
     ),
     Step(
         "gpt2",

@@ -24,6 +24,7 @@ from ensue.tokenizers import Tokenizer
 from ensue.training.budget import Budget, parse_budget
 from ensue.training.config import SIZES, RunConfig, TrainConfig, config_to_dict
 from ensue.training.loop import Loop
+from ensue.training.optim import usual_rates
 from ensue.training.plan import Machine, Plan
 from ensue.training.tracking import Tracker
 
@@ -99,8 +100,7 @@ class Chooser:
                 f"train.global_batch_size {rows} is not a multiple of the {world} processes"
             )
         return replace(
-            train,
-            lr=train.lr or (0.015 if train.optimizer == "muon" else 3e-3),
+            usual_rates(train, step_of(model).rate),
             global_batch_size=rows,
             micro_batch_size=min(train.micro_batch_size or rows // world, rows // world),
             threads=train.threads or THREADS,

@@ -19,7 +19,7 @@ class TrainConfig:
 
     lr: float = 0.0
     """Peak learning rate of AdamW: with muon of embeddings, gains and biases."""
-    matrix_lr: float = 0.02
+    matrix_lr: float = 0.0
     """Peak learning rate of Muon, for hidden matrices: the spectral norm of one update."""
     optimizer: str = "muon"
     """muon (orthogonalised updates for hidden matrices, AdamW for the rest) or adamw."""

@@ -6,6 +6,7 @@ that is what a checkpoint holds.
 
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -106,6 +107,18 @@ class Muon:
                 rows, columns = p.shape
                 factor = (max(1.0, rows / columns) / len(blocks)) ** 0.5
                 p.add_(_like(_unsquares(blocks, p.shape), p), alpha=-lr * factor)
+
+
+def usual_rates(train: TrainConfig, factor: float = 1.0) -> TrainConfig:
+    """Set the learning rates that a config leaves open.
+
+    Args:
+        train: Rates of zero are open.
+        factor: On Muon's usual rates, which GPT-2 learns best at: that of `Step.rate` for a model.
+    """
+    if train.optimizer == "adamw":
+        return replace(train, lr=train.lr or 3e-3)
+    return replace(train, lr=train.lr or factor * 0.015, matrix_lr=train.matrix_lr or factor * 0.02)
 
 
 def hidden_matrices(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:

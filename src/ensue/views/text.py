@@ -34,7 +34,6 @@ USUAL: dict[str, tuple[Any, ...]] = {
     "valid_fraction": (0.1,),
     "optimizer": ("muon",),
     "schedule": ("linear",),
-    "matrix_lr": (0.02,),
     "weight_decay": (0.1,),
     "beta1": (0.9,),
     "beta2": (0.95,),
