@@ -26,8 +26,8 @@ def test_scripts_keep_what_they_need():
 
 def test_numbers_read_well():
     assert [size(0), size(999), size(1_115_394), size(2e13)] == [
-        "0 bytes",
-        "999 bytes",
+        "0 B",
+        "999 B",
         "1.12 MB",
         "20 TB",
     ]

@@ -69,9 +69,9 @@ def _quoted(word: str) -> str:
 
 def size(count: int | float) -> str:
     """Write a number of bytes: ``1.1 MB``."""
-    for unit in ("bytes", "kB", "MB", "GB"):
+    for unit in ("B", "kB", "MB", "GB"):
         if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.3g} {unit}"
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.3g} {unit}"
         count /= 1000
     return f"{count:.3g} TB"
 
