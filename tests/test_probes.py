@@ -19,7 +19,7 @@ from ensue.models.custom import CustomConfig, allow
 from ensue.models.mlp import MLPConfig
 from ensue.planning import build_empty
 from ensue.probes import RATES, Recalled, RecallResult, recall
-from ensue.tasks.recall import CHANCE
+from ensue.tasks.recall import CHANCE, VOCAB_SIZE
 from ensue.training.loop import Loop
 from ensue.training.tracking import Tracker
 from ensue.views.looks import RECALL_HEADS, recall_rows
@@ -67,7 +67,7 @@ def result(names: tuple[str, ...] = ("gpt2", "lstm"), seeds: int = 2) -> RecallR
 def test_a_window_recalls_what_is_in_it_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
     """The whole way from config to curve: trained, scored, and a cliff where it must be."""
     monkeypatch.setattr(probes, "RATES", (1.0,))
-    found = probe(steps=120, lags=(1, 2, 3, 6))
+    found = probe(steps=200, lags=(1, 2, 3, 6))
     (mlp,) = found.models
     assert mlp.reach == 3
     assert min(mlp.accuracy[0][:2]) > 0.95
@@ -170,8 +170,8 @@ def test_a_class_without_a_width_is_probed_as_it_is(tmp_path: Path) -> None:
     heard = Heard()
     configs = {"mine": CustomConfig(file=allow(file), classname="Fixed")}
     found = probe(configs=configs, tracker=heard, parameters=3000)
-    assert found.models[0].parameters == 17 * 8 + 17 + 2 * 8 * 8 + 8
-    assert heard.said[0] == "mine: 289 parameters instead of 3,000: its class takes no d_model"
+    assert found.models[0].parameters == VOCAB_SIZE * 8 + VOCAB_SIZE + 2 * 8 * 8 + 8
+    assert heard.said[0] == "mine: 505 parameters instead of 3,000: its class takes no d_model"
 
 
 def test_a_model_of_another_size_is_named() -> None:

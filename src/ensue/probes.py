@@ -39,7 +39,7 @@ from ensue.training.tracking import Tracker
 from ensue.views.looks import write_recall
 from ensue.views.text import duration
 
-PARAMETERS = 50_000
+PARAMETERS = 57_000
 """Weights of each candidate: widths of whole heads come within 2 % of it in sizes xs and s."""
 UNEQUAL = 0.02
 """Candidates whose weights are further from that, as a share, are named."""

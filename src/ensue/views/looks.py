@@ -464,11 +464,13 @@ def recall_protocol(result: Mapping[str, Any]) -> str:
         for model in result["models"]
         if model["diverged"]
     ]
+    symbols = round(1 / result["chance"])
     return (
         f"Each model is trained anew for {result['steps']:,} updates of"
-        f" {result['rows_per_step']} rows, the same rows for all: one of 8 symbols, k - 1 fillers,"
-        f" a query; k is drawn log-uniformly up to {result['lags'][-1]}. The learning rate is the"
-        f" best of {rates} times the usual one for the first seed, by its loss on validation rows."
+        f" {result['rows_per_step']} rows, the same rows for all: one of {symbols} symbols,"
+        f" k - 1 fillers, a query; k is drawn log-uniformly up to {result['lags'][-1]}. The"
+        f" learning rate is the best of {rates} times the usual one for the first seed, by its"
+        " loss on validation rows."
         " Recall falls at the first lag where it is less than nine in ten; of seeds that differ,"
         f" each has its number.{''.join(lost)}"
     )
