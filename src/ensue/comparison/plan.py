@@ -35,7 +35,7 @@ from ensue.testing import check_custom
 from ensue.tokenizers import Tokenizer
 from ensue.training.budget import parse_budget
 from ensue.training.choose import LEAST_STEPS, Chooser
-from ensue.training.config import RunConfig, config_from_dict, config_to_dict
+from ensue.training.config import RunConfig, TrainConfig, config_from_dict, config_to_dict
 from ensue.training.optim import usual_rates
 from ensue.training.plan import Machine
 from ensue.training.tracking import Tracker
@@ -296,12 +296,19 @@ def _chooser(
             "model": dict(request.models[name]),
             "size": request.size,
             "budget": request.budget,
-            # The same for all: a rate that suits one model already would be one more trial for it.
-            "train": to_dict(usual_rates(request.train)),
+            "train": to_dict(_rates_to_try(request)),
         },
         name,
     )
     return Chooser(config, corpus, tokenizer, Run(scratch), env, tracker, time.monotonic())
+
+
+def _rates_to_try(request: CompareConfig) -> TrainConfig:
+    """The same for all: a rate that suits one model already would be one more trial for it.
+
+    Without trials each begins at its own, as `ensue train` does.
+    """
+    return usual_rates(request.train) if len(request.rates) > 1 else request.train
 
 
 def _is_own(model: Any) -> bool:

@@ -44,13 +44,16 @@ def protocol(plan: ComparisonPlan, outcomes: Sequence[Any]) -> list[str]:
         " Each candidate chooses its own size for it, unless one was given.",
     }[request["equal"]]
     factors = ", ".join(f"{r:g}" for r in request["rates"])
-    trials = f"No learning rates were tried: the defaults, times {factors}."
+    trials = (
+        "No learning rates were tried: each model began at its own, as in `ensue train`"
+        f"{'' if factors == '1' else f', times {factors}'}."
+    )
     if plan.trial_seconds:
         share = plan.trial_seconds * len(request["rates"]) / request["seeds"]
         share /= share + plan.run_seconds
         trials = (
             f"Of each candidate's budget {share:.0%} went to {len(request['rates'])} trials of its"
-            f" learning rates (factors {factors} on the defaults), each"
+            f" learning rates (factors {factors} on one rate for all), each"
             f" {plan.trial_seconds / plan.run_seconds:.0%} as long as a run, seed 0; the best on"
             " valid was taken."
         )

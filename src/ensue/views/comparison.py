@@ -326,7 +326,7 @@ def _trials(results: Mapping[str, Any]) -> str:
     if not rows:
         return ""
     heads = ["model", *map(FACTOR, rates), "chosen"]
-    caption = "Bits per byte of the trials, by factor on the model's learning rates"
+    caption = "Bits per byte of the trials, by factor on the learning rates"
     return f'<section class="models"><h2>Learning rates</h2>{table(caption, heads, rows)}</section>'
 
 
