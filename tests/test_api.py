@@ -233,3 +233,15 @@ def test_stop_strings_do_not_depend_on_where_the_text_is_cut(text, stop, cuts):
     got = "".join(until.push(text[a:b]) for a, b in pairwise(cuts)) + until.flush()
     assert got == expected
     assert until.found == bool(ends)
+
+
+def test_an_unknown_piece_is_never_generated():
+    """A model may find it likely, having read many; it is no text, and would show as U+FFFD."""
+    tokenizer = train_tokenizer("char", ["abcabc"])
+    assert tokenizer.unk_id is not None
+    model = LSTM(LSTMConfig(vocab_size=tokenizer.vocab_size, d_model=8, num_layers=1, dropout=0.0))
+    with torch.no_grad():
+        model.vocabulary.bias[tokenizer.unk_id] = 50.0
+    (done,) = Generator(model, tokenizer).generate("ab", max_new_tokens=20)
+    assert tokenizer.unk_id not in done.tokens
+    assert "\ufffd" not in done.text

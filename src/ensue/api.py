@@ -228,7 +228,7 @@ class Generator:
 
     def _unspeakable(self) -> frozenset[int]:
         """Ids that are no text: the unknown piece, and what pads the model's vocabulary."""
-        unknown: int | None = getattr(self.tokenizer, "unk_id", None)
+        unknown = self.tokenizer.unk_id
         padding = range(self.tokenizer.vocab_size, self.model.vocab_size)
         return frozenset([*padding, *([] if unknown is None else [unknown])])
 

@@ -43,6 +43,7 @@ class Tokenizer:
         self.kind: str = spec.kind
         self.vocab_size: int = spec.vocab_size
         self.eos_id: int = spec.eos_id
+        self.unk_id: int | None = spec.specials.get(UNK)
         self.fingerprint: str = hashlib.sha256(self._json.encode()).hexdigest()
         self.dtype: type[np.uint16] | type[np.uint32] = (
             np.uint16 if self.vocab_size <= 1 << 16 else np.uint32
