@@ -20,8 +20,9 @@ $(VENV)/.done: pyproject.toml constraints.txt
 demo: setup
 	$(BIN)/ensue demo
 
+# Files of tests share the cores; what is slow is timed or killed, and runs alone.
 test: setup
-	$(PYTEST) -m "not slow and not data"
+	$(PYTEST) -m "not slow and not data" --numprocesses auto --maxprocesses 4 --dist loadfile
 
 test-data: setup
 	$(PYTEST) -m "data and not slow"

@@ -9,6 +9,9 @@ from ensue.models.gpt2 import GPT2Config
 from ensue.models.lstm import LSTMConfig
 from ensue.models.mlp import MLPConfig
 from ensue.models.rnn import RNNConfig
+from ensue.models.seq2seq import Seq2SeqConfig
+from ensue.models.seq2seq_attention import Seq2SeqAttentionConfig
+from ensue.models.transformer import TransformerConfig
 
 MODELS: dict[str, Any] = {
     "mlp": MLPConfig(context_length=8, window=3, d_model=16, num_layers=2),
@@ -17,6 +20,12 @@ MODELS: dict[str, Any] = {
     "lstm": LSTMConfig(context_length=8, d_model=16, num_layers=1),
     "gpt2": GPT2Config(context_length=8, d_model=16, num_layers=1, num_heads=2),
 }
+PAIR_MODELS: dict[str, Any] = {
+    "seq2seq": Seq2SeqConfig(d_model=16, num_layers=1),
+    "seq2seq_attention": Seq2SeqAttentionConfig(d_model=16, num_layers=1),
+    "transformer": TransformerConfig(context_length=8, d_model=16, num_layers=1, num_heads=2),
+}
+"""The same for those that read a source first."""
 EVERY = pytest.mark.parametrize("model", list(MODELS))
 TWO = pytest.mark.parametrize("model", ["lstm", "gpt2"])
 """Where the model hardly matters: two as unlike as can be."""

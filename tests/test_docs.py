@@ -15,11 +15,13 @@ from ensue.commands import (
     parse,
     parse_train,
 )
-from ensue.commands.compare import CompareArgs
+from ensue.commands.chat import ChatArgs
+from ensue.commands.compare import parse_compare
 from ensue.commands.demo import DemoArgs
+from ensue.commands.embed import EmbedArgs
 from ensue.commands.inspect import PROBES, InspectArgs
 from ensue.comparison.request import parse_models
-from ensue.models import LINEAGE
+from ensue.models import LINEAGE, step_of
 from ensue.models.custom import CustomConfig, allow, build, has_width
 from ensue.testing import check_laws
 
@@ -29,8 +31,9 @@ GUIDE = (ROOT / "docs" / "guides" / "own-model.md").read_text(encoding="utf-8")
 
 ARGS: dict[str, type] = {
     "demo": DemoArgs,
-    "compare": CompareArgs,
     "generate": GenerateArgs,
+    "embed": EmbedArgs,
+    "chat": ChatArgs,
     "evaluate": EvaluateArgs,
     "inspect": InspectArgs,
     "data": DataArgs,
@@ -52,14 +55,28 @@ def test_every_command_of_the_docs_parses(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "gru.py").write_text("class GRU: ...")
+    (tmp_path / "dialogues.jsonl").write_text('{"messages": []}\n')
     verb, *words = _allow_code(shlex.split(command)[1:])
     assert verb in VERBS
     if verb in ("train", "plan"):
-        assert parse_train(words, "", verb)[0].data.sources == ("book.txt",)
+        if "dates" in words:
+            pytest.importorskip("babel")
+        config, _ = parse_train(words, "", verb)
+        if "dates" in words:
+            assert Path(config.data.sources[0]).name == "train.tsv"
+        elif config.task == "translate":
+            assert (config.data.src, config.data.tgt) == (("train.de",), ("train.en",))
+        elif config.task == "chat":
+            assert config.data.sources == ("dialogues.jsonl",)
+        else:
+            assert config.data.sources == ("book.txt",)
+        if "--model" in words:
+            assert step_of(config.model).name.endswith(words[words.index("--model") + 1])
+        return
+    if verb == "compare":
+        assert parse_models(parse_compare(words, "").models)
         return
     args = parse(ARGS[verb], words, verb, "")
-    if verb == "compare":
-        assert parse_models(args.models)
     if verb == "inspect":
         assert args.probe in ("", *PROBES)
 

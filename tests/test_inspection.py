@@ -405,11 +405,11 @@ def test_runs_are_probed_by_command(
 
 def test_two_runs_of_one_model_are_named_by_their_folders(trained: Path) -> None:
     """Under one name the second would silently take the place of the first."""
-    assert list(_named([Run.open(trained)])) == ["rnn"]
+    assert list(_named([Run.open(trained)], "lm")) == ["rnn"]
     other = trained.parent / "other"
     if not other.exists():
         other.symlink_to(trained)
-    assert list(_named([Run.open(trained), Run.open(other)])) == [str(trained), str(other)]
+    assert list(_named([Run.open(trained), Run.open(other)], "lm")) == [str(trained), str(other)]
 
 
 def wrong(args: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
@@ -429,8 +429,14 @@ def test_mistakes_are_answered_with_what_to_do(
         ([str(tmp_path)], 2, "is a folder, but not a run"),
         (["a text of more than 255 bytes " * 10], 4, "there is no run in runs"),
         (["a text of more than 255 bytes " * 10, run], 4, "The run comes first, then the text"),
-        ([run, "text", "--seeds", "5"], 2, "--seeds belongs to a probe"),
-        ([run, "text", "--budget", "5s"], 2, "--budget belongs to a probe"),
+        ([run, "text", "--seeds", "5"], 2, "--seeds belongs to --probe recall"),
+        ([run, "text", "--budget", "5s"], 2, "--budget belongs to --probe recall"),
+        ([run, "text", "--colour-by", "x"], 2, "--colour-by belongs to --vectors FILE"),
+        ([run, "--probe", "recall", "--target", "x"], 2, "--target belongs to a text"),
+        ([run, "--probe", "recall", "--split", "test"], 2, "belongs to --probe alignment"),
+        ([run, "--probe", "recall", "--vectors", "x"], 2, "two questions"),
+        ([run, "--probe", "alignment"], 2, "was trained to continue a text"),
+        ([run, "--vectors", __file__], 2, "was trained to continue a text"),
         ([run], 2, "is a run, and there is no text to look at it with"),
         ([run, ""], 2, "the text is empty"),
         ([run, "Once", "upon", "a"], 2, "a text stands in quotes"),

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from small import MODELS
+from small import MODELS, PAIR_MODELS
 from torch.utils.flop_counter import FlopCounterMode
 
 from ensue.models import LINEAGE, step_of
@@ -41,12 +41,25 @@ def test_a_width_that_fits_is_as_round_as_it_can_be() -> None:
     assert fitted(config, parameters(config)) == config
 
 
-@pytest.mark.parametrize("name", NAMES)
+VARIANTS: dict[str, Any] = {
+    **MODELS,
+    **PAIR_MODELS,
+    "additive": replace(PAIR_MODELS["seq2seq_attention"], score="additive"),
+    "deep": replace(PAIR_MODELS["seq2seq"], num_layers=3),
+    "deep attention": replace(PAIR_MODELS["seq2seq_attention"], num_layers=3),
+    "narrow": replace(PAIR_MODELS["transformer"], num_layers=2, d_ff=96, src_vocab_size=30),
+}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
 def test_the_formula_counts_the_matrix_products_that_are_made(name: str) -> None:
     """By a counter of products in a real update: a forgotten layer would be a cheaper model."""
-    config = replace(MODELS[name], vocab_size=40, dropout=0.0, d_model=64, context_length=32)
+    config = replace(VARIANTS[name], vocab_size=40, dropout=0.0, d_model=64)
+    if hasattr(config, "context_length"):
+        config = replace(config, context_length=32)
     model = step_of(config).model(config).train()
-    tokens = torch.randint(40, (4, 33))
+    reads = 20 if hasattr(model, "encode") else 0
+    tokens, source = torch.randint(40, (4, 33)), torch.randint(30, (4, reads))
 
     def products(x: Any, w: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
         return 2 * x[0] * x[1] * w[0]
@@ -55,9 +68,10 @@ def test_the_formula_counts_the_matrix_products_that_are_made(name: str) -> None
     # bf16: the LSTM's own sequence; torch's fused one hides its products from the counter.
     counter = FlopCounterMode(display=False, custom_mapping=mapping)
     with counter, precision("bf16"):
-        hidden, _ = model(tokens[:, :-1])
+        memory = model.encode(source, torch.full((4,), reads)) if reads else None
+        hidden, _ = model(tokens[:, :-1], memory)
         cross_entropy_sum(model.head, hidden, tokens[:, 1:], 40).backward()
-    assert counter.get_total_flops() == pytest.approx(train_flops(model, 4, 32), rel=0.02)
+    assert counter.get_total_flops() == pytest.approx(train_flops(model, 4, 32, reads), rel=0.02)
 
 
 def test_a_model_without_a_formula_is_counted_by_its_weights() -> None:

@@ -14,7 +14,7 @@ from small import MODELS
 from ensue import probes
 from ensue.errors import NonFiniteError, StoppedError, UsageError
 from ensue.inspection import reach_of
-from ensue.models import LINEAGE
+from ensue.models import steps_for
 from ensue.models.custom import CustomConfig, allow
 from ensue.models.mlp import MLPConfig
 from ensue.planning import build_empty
@@ -89,7 +89,7 @@ def test_all_candidates_are_alike_but_for_the_architecture(monkeypatch: pytest.M
     fit = Loop.fit
 
     def watched(self: Loop, begun: float = 0.0) -> Any:
-        rows = str([part.tokens.tolist() for batch in self._batches() for part in batch])
+        rows = str([p.tokens.tolist() for batch in self.task.batches(self.done) for p in batch])
         trained.append((type(self.model).__name__, self.config.seed, self.train.lr, rows))
         assert self.config.steps == 2
         return fit(self, begun)
@@ -227,7 +227,7 @@ def test_lags_go_beyond_what_the_usual_models_see(monkeypatch: pytest.MonkeyPatc
     """Measured up to its end only, a limited memory looks like an unlimited one."""
     monkeypatch.setattr(probes, "_probe", lambda name, *rest: result((name,)).models[0])
     lags = probe(lags=()).lags
-    for step in LINEAGE:
+    for step in steps_for("lm"):
         reach = reach_of(build_empty(step.model, replace(step.sizes["xs"], vocab_size=8)))
         assert lags[-3] >= (reach or 0)
 

@@ -1,15 +1,18 @@
 """Every command and block of the README works as written (with smaller budgets)."""
 
+import io
+import json
 import re
 import shlex
+import sys
 from pathlib import Path
 
 import pytest
 
 from ensue.cli import main
-from ensue.commands import parse, parse_train
-from ensue.commands.compare import CompareArgs
-from ensue.comparison.request import parse_models
+from ensue.commands import parse_train
+from ensue.commands.compare import parse_compare, request_of
+from ensue.comparison.request import named_files
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -19,6 +22,7 @@ TABLE = re.findall(r"`(ensue [^`]+)`", README)
 COMMANDS = [c.strip() for c in [*LINES, *TABLE] if c.startswith("ensue ")]
 SMALL = ["--steps", "3", "--size", "xs", "--train.threads", "1", "--train.precision", "fp32"]
 BOOK = "Once upon a time there was a fox. A quick one, and it jumped over a dog.\n" * 300
+PAIRS = [(f"Ein Hund {i} läuft.", f"A dog {i} runs.") for i in range(60)]
 
 
 @pytest.fixture
@@ -29,6 +33,19 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("book.txt", "other.txt", "more.txt", "notes/a.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(BOOK, encoding="utf-8")
+    for name, lines in {"train": PAIRS, "test": PAIRS[:3]}.items():
+        for side, ending in enumerate(("de", "en")):
+            text = "".join(f"{pair[side]}\n" for pair in lines)
+            (tmp_path / f"{name}.{ending}").write_text(text, encoding="utf-8")
+    rows = ["source\ttarget", *map("\t".join, PAIRS)]
+    (tmp_path / "pairs.tsv").write_text("\n".join(rows), encoding="utf-8")
+    rows = ["text\ttopic", *(f"{german}\t{len(german)}" for german, _ in PAIRS)]
+    (tmp_path / "table.tsv").write_text("\n".join(rows), encoding="utf-8")
+    turns = [{"role": "user", "content": f"How is dog {i}?"} for i in range(60)]
+    replies = [{"role": "assistant", "content": f"Dog {i} is fine."} for i in range(60)]
+    lines = (json.dumps({"messages": pair}) for pair in zip(turns, replies, strict=True))
+    (tmp_path / "dialogues.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    (tmp_path / "page.txt").write_text("Ein Hund 1 läuft.\n\nEin Hund 2.\n", encoding="utf-8")
     (tmp_path / "recipes").symlink_to(ROOT / "recipes")
     return tmp_path
 
@@ -53,10 +70,10 @@ def test_train_and_plan_commands_parse(command: str, desk: Path) -> None:
     words = shlex.split(command)[2:]
     if "--help" in words:
         pytest.skip("help is tested with all verbs")
-    if "shakespeare" in command or "wikitext-2" in command:
+    if any(name in command for name in ("shakespeare", "wikitext-2", "multi30k")):
         pytest.skip("needs the public set; its own test is in tests/data")
     config, _ = parse_train(words, "", "train")
-    assert config.data.sources
+    assert config.data.sources or (config.data.src and config.data.tgt)
 
 
 @pytest.mark.parametrize(
@@ -64,19 +81,51 @@ def test_train_and_plan_commands_parse(command: str, desk: Path) -> None:
 )
 def test_commands_on_a_run_work(command: str, book: Path) -> None:
     words = shlex.split(command)[1:]
+    if "--src" in words or "runs/talk" in words:
+        pytest.skip("on a run of another task, below")
     if words[0] == "generate":
         words += [] if "--max-new-tokens" in words else ["--max-new-tokens", "5"]
         words = ["40" if w == "2000" else w for w in words]
     assert main(words) == 0
 
 
+def test_commands_on_pairs_work(desk: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    commands = [c for c in COMMANDS if "de-en" in c]
+    trained = ["train", "--src", "train.de", "--tgt", "train.en", "--out", "runs/other", *SMALL]
+    assert main(trained) == 0
+    for command in commands:
+        words = shlex.split(command)[1:]
+        assert main([*words, *(SMALL if words[0] == "train" else [])]) == 0
+    assert {c.split()[1] for c in commands} == {
+        "train",
+        "translate",
+        "evaluate",
+        "inspect",
+        "embed",
+    }
+    page = ["--file", "page.txt", "--out", "page.en.txt", "--num-beams", "1"]
+    assert main(["translate", "runs/de-en", *page]) == 0
+    assert (desk / "page.en.txt").read_text(encoding="utf-8").count("\n") == 3
+
+
+def test_commands_on_dialogues_work(
+    desk: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands = [c for c in COMMANDS if "runs/talk" in c]
+    assert len(commands) == 4
+    for command in commands:
+        words = shlex.split(command)[1:]
+        stdin = io.TextIOWrapper(io.BytesIO(b"How are you?\n"), encoding="utf-8")
+        monkeypatch.setattr(sys, "stdin", stdin)
+        assert main([*words, *(SMALL if words[0] == "train" else [])]) == 0
+
+
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c.split()[1] == "compare"])
 def test_compare_commands_parse(command: str, desk: Path) -> None:
     words = shlex.split(command)[2:]
-    args = parse(CompareArgs, words, "compare", "")
     (desk / "gru.py").write_text("class GRU: ...")
-    assert parse_models(args.models)
-    assert args.data.sources == ("book.txt",)
+    request = request_of(parse_compare(words, ""))
+    assert named_files(request.data) in (("book.txt",), ("train.de", "train.en"))
 
 
 def test_every_make_target_exists() -> None:

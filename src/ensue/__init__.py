@@ -10,37 +10,61 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ensue.api import Completion, Generator, compare, evaluate, load, train
+    from ensue.alignment import measure_alignment
+    from ensue.api import (
+        Completion,
+        Generator,
+        compare,
+        evaluate,
+        load,
+        load_chat,
+        load_translator,
+        train,
+    )
+    from ensue.chat import Chat, Talk
     from ensue.errors import EnsueError
     from ensue.inspection import look
     from ensue.probes import recall
     from ensue.testing import check_laws
+    from ensue.vectors import look_at_vectors
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Chat": "ensue.chat",
     "Completion": "ensue.api",
     "EnsueError": "ensue.errors",
     "Generator": "ensue.api",
+    "Talk": "ensue.chat",
     "check_laws": "ensue.testing",
     "compare": "ensue.api",
     "evaluate": "ensue.api",
     "load": "ensue.api",
+    "load_chat": "ensue.api",
+    "load_translator": "ensue.api",
     "look": "ensue.inspection",
+    "look_at_vectors": "ensue.vectors",
+    "measure_alignment": "ensue.alignment",
     "recall": "ensue.probes",
     "train": "ensue.api",
 }
 
 __all__ = [
+    "Chat",
     "Completion",
     "EnsueError",
     "Generator",
+    "Talk",
     "__version__",
     "check_laws",
     "compare",
     "evaluate",
     "load",
+    "load_chat",
+    "load_translator",
     "look",
+    "look_at_vectors",
+    "measure_alignment",
     "recall",
     "train",
 ]

@@ -6,34 +6,45 @@
 
 import inspect
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
+from ensue.bleu import TranslationScore, require, score_translations
+from ensue.chat import Chat, Partner, Talk
 from ensue.comparison import CompareConfig, Result
 from ensue.comparison import compare as run_comparison
 from ensue.config import to_dict
 from ensue.data import Corpus, DataConfig, Tokens, tokenise
+from ensue.data.dialogues import tokenise_dialogues
+from ensue.data.pairs import PairsConfig, PairTokens, read_pair_files
 from ensue.decoding.decoder import Decoder
 from ensue.decoding.engine import Engine, Event, PastContext
 from ensue.decoding.logits import Sampling, derive_seed
+from ensue.decoding.search import Beam
 from ensue.distributed.env import start_env
+from ensue.diversity import Diversity, diversity
 from ensue.errors import DataError, UsageError
 from ensue.floors import Floor, floor_of
 from ensue.models import find_step, step_of
 from ensue.models.custom import allow
-from ensue.runs import Run, newest_run
-from ensue.tasks.lm import score
+from ensue.runs import Run
+from ensue.tasks.chat import Dialogues, pairs_of, score_replies
+from ensue.tasks.lm import Text, score
 from ensue.tasks.task import Score
+from ensue.tasks.translate import translator_of
 from ensue.tokenizers import Tokenizer, load_tokenizer
 from ensue.training.config import DEFAULT_MODEL, RunConfig, TrainConfig
 from ensue.training.plan import Plan
-from ensue.training.session import load_model, read_data
+from ensue.training.session import frozen, load_model, open_run, read_data
 from ensue.training.session import train as run_session
 from ensue.training.tracking import Tracker
+from ensue.translator import Search, Translator
 from ensue.views.report import write_report
 
 
@@ -152,6 +163,7 @@ class Generator:
         top_p: float = 1.0,
         min_p: float = 0.0,
         repetition_penalty: float = 1.0,
+        no_repeat: int = 0,
         seed: int = 0,
         stop: str | Sequence[str] = (),
         num_samples: int = 1,
@@ -173,6 +185,7 @@ class Generator:
             top_p=top_p,
             min_p=min_p,
             repetition_penalty=repetition_penalty,
+            no_repeat=no_repeat,
             seed=seed,
             stop=(stop,) if isinstance(stop, str) else tuple(stop),
             num_samples=num_samples,
@@ -354,11 +367,52 @@ def load(run: str | Path | Run = "", *, code: str | Path = "") -> Generator:
     """
     if code:
         allow(code)
-    opened, plan = _open(run)
+    opened, plan = open_run(run, "lm")
     model, tokenizer = load_model(opened)
+    return Generator(model, tokenizer, _card(opened, plan))
+
+
+def load_translator(run: str | Path | Run = "", *, verb: str = "") -> Translator:
+    """Open a finished run that translates.
+
+    Args:
+        run: Its folder; empty: the newest below ``runs/``.
+        verb: The command that asks, for the message on a run of another task.
+
+    Raises:
+        RunError: It is missing, unfinished, damaged, or of a newer version.
+        UsageError: It was trained for another task.
+    """
+    opened, plan = open_run(run, "translate", verb)
+    model, _ = load_model(opened)
+    return translator_of(model, opened.path, plan.config.data.max_tokens, _card(opened, plan))
+
+
+def load_chat(run: str | Path | Run = "", talk: Talk | None = None, *, system: str = "") -> Chat:
+    """Open a finished run that answers, for one conversation.
+
+    Args:
+        run: Its folder; empty: the newest below ``runs/``.
+        talk: How replies are chosen.
+        system: What stands before every conversation, where the data had such turns.
+
+    Raises:
+        RunError: It is missing, unfinished, damaged, or of a newer version.
+        UsageError: It was trained for another task.
+    """
+    opened, plan = open_run(run, "chat")
+    return Chat(_partner(opened, plan), talk, system, _card(opened, plan))
+
+
+def _partner(run: Run, plan: Plan) -> Partner:
+    model, tokenizer = load_model(run)
+    data = plan.config.data
+    return Partner(model, tokenizer, data.max_turns, data.max_tokens)
+
+
+def _card(run: Run, plan: Plan) -> dict[str, Any]:
     name = step_of(plan.config.model).title
-    card = {"run": str(opened.path), "model": name, "parameters": plan.parameters}
-    return Generator(model, tokenizer, card)
+    return {"run": str(run.path), "model": name, "parameters": plan.parameters}
 
 
 def evaluate(
@@ -368,7 +422,8 @@ def evaluate(
 
     Args:
         run: Its folder; empty: the newest below ``runs/``.
-        sources: Files or folders; none: the run's own validation split.
+        sources: Files or folders (of a run that answers: dialogues); none: the run's own
+            validation split.
         code: As for `load`.
 
     Raises:
@@ -376,12 +431,167 @@ def evaluate(
     """
     if code:
         allow(code)
-    opened, plan = _open(run)
+    opened, plan = open_run(run)
+    if sources and plan.config.task == "chat":
+        return evaluate_chat(opened, sources, contexts=0).score
+    opened, plan = open_run(opened, "lm" if sources else "", "evaluate")
     model, tokenizer = load_model(opened)
+    if plan.config.task != "lm":
+        return _own_score(opened, plan, model)
     text = _text(opened, plan, tokenizer, sources)
     name = ", ".join(sources) or "valid"
     length = plan.config.model.context_length
     return score(model, text, length, name, torch.device("cpu"))
+
+
+def _own_score(run: Run, plan: Plan, model: Any) -> Score:
+    """Score a run on its own validation split, whatever its task."""
+    material = read_data(frozen(plan.config, run), start_env("cpu"), Tracker())
+    _check_same(material.valid_text, plan)
+    task = material.task(plan.config, torch.device("cpu"))
+    return task.evaluate(model)
+
+
+def evaluate_translations(
+    src: str | Path,
+    ref: str | Path,
+    run: str | Path | Run = "",
+    *,
+    against: str | Path | Run = "",
+    search: Search | None = None,
+    tracker: Tracker | None = None,
+) -> TranslationScore:
+    """Translate a file and score it by another: BLEU, chrF and TER, as sacreBLEU counts them.
+
+    Args:
+        src: Sources, one on each line.
+        ref: What a person made of them, line by line.
+        run: Its folder; empty: the newest below ``runs/``.
+        against: A second run, to be compared with on the same sentences.
+        search: How translations are searched for.
+        tracker: Hears how it goes.
+
+    Raises:
+        DataError: The files have other numbers of lines, or cannot be read.
+        MissingExtraError: sacrebleu is not installed.
+    """
+    require()
+    named = [run, *([against] if str(against) else [])]
+    translators = [load_translator(one, verb="evaluate") for one in named]
+    pairs = list(read_pair_files(str(src), str(ref)))
+    sources, references = [p.src for p in pairs], [p.tgt for p in pairs]
+
+    def told(done: int) -> None:
+        (tracker or Tracker()).progress("translating", done, len(sources))
+
+    texts = []
+    for translator in translators:
+        lines = translator.stream(sources, search, on_progress=told)
+        texts.append([line.text for line in lines])
+    return score_translations(sources, texts[0], references, *texts[1:])
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatScore:
+    """How good a model's replies are, and how varied."""
+
+    score: Score
+    """Of the replies that people gave."""
+    perplexity: float
+    """Of a token of them: e to the power of the loss."""
+    contexts: int
+    """Contexts that were answered."""
+    of: int
+    """Contexts that there are."""
+    rerank: int
+    """Replies of which one was chosen."""
+    ways: Mapping[str, Diversity]
+    """What the replies are like: people's own; the model's likeliest; drawn; drawn and reranked."""
+
+
+def evaluate_chat(
+    run: str | Path | Run = "",
+    sources: Sequence[str] = (),
+    *,
+    contexts: int = 500,
+    talk: Talk | None = None,
+    beam: Beam | None = None,
+    tracker: Tracker | None = None,
+) -> ChatScore:
+    """Score a run's replies: how well it foresees people's, and how varied its own are.
+
+    Args:
+        run: Its folder; empty: the newest below ``runs/``.
+        sources: Dialogues; none: the run's own validation split.
+        contexts: So many are answered, an even sample; all of them are scored. 0: none.
+        talk: How replies are drawn; ``rerank`` of them are drawn for each context.
+        beam: How the likeliest one is searched for.
+        tracker: Hears how it goes.
+
+    Raises:
+        DataError: The dialogues cannot be read, or are not those that the run was validated on.
+    """
+    if contexts < 0:
+        raise UsageError(f"contexts is {contexts}; it must be 0 (none) or more")
+    opened, plan = open_run(run, "chat", "evaluate")
+    partner = _partner(opened, plan)
+    pairs = _replies(opened, plan, partner, sources)
+    score = score_replies(partner.model, plan.config.model, pairs, partner.tokenizer)
+    rows = np.linspace(0, len(pairs) - 1, min(contexts, len(pairs))).astype(int).tolist()
+    talk = talk or Talk(rerank=10)
+    beam, tracker = beam or Beam(), tracker or Tracker()
+    ways = _ways(partner, pairs, rows, talk, beam, tracker) if rows else {}
+    return ChatScore(
+        score=replace(score, split=", ".join(sources) or "valid"),
+        perplexity=math.exp(score.loss),
+        contexts=len(rows),
+        of=len(pairs),
+        rerank=talk.rerank,
+        ways=ways,
+    )
+
+
+def _replies(run: Run, plan: Plan, partner: Partner, sources: Sequence[str]) -> PairTokens:
+    """Give the replies to score with their contexts: the named ones, or the run's own."""
+    config = frozen(plan.config, run)
+    if sources:
+        data = replace(config.data, sources=tuple(sources), valid=())
+        tokens, _ = tokenise_dialogues(data, partner.tokenizer, load_tokenizer)
+        return pairs_of(tokens, partner.max_turns, partner.most)
+    material = read_data(config, start_env("cpu"), Tracker())
+    assert isinstance(material, Dialogues)
+    _check_same(material.valid_text, plan)
+    return material.splits(config.model)[1]
+
+
+ANSWERED = 25
+"""Contexts that are answered at a time."""
+
+
+def _ways(
+    partner: Partner,
+    pairs: PairTokens,
+    rows: Sequence[int],
+    talk: Talk,
+    beam: Beam,
+    tracker: Tracker,
+) -> dict[str, Diversity]:
+    people = [partner.tokenizer.decode(pairs.tgt_ids(row)) for row in rows]
+    texts: dict[str, list[str]] = {"likeliest": [], "drawn": [], "reranked": []}
+    for first in range(0, len(rows), ANSWERED):
+        tracker.progress("answering contexts", first, len(rows))
+        some = rows[first : first + ANSWERED]
+        contexts = [pairs.src_ids(row) for row in some]
+        seeds = [derive_seed(talk.seed, row + 1) for row in some]
+        drawn = partner.draw(contexts, talk, seeds)
+        texts["likeliest"] += [reply.text for reply in partner.likeliest(contexts, beam)]
+        texts["drawn"] += [replies[0].text for replies in drawn]
+        for context, replies in zip(contexts, drawn, strict=True):
+            texts["reranked"].append(partner.choose(context, replies, talk.weight).text)
+    tracker.progress("answering contexts", len(rows), len(rows))
+    if talk.rerank == 1:
+        del texts["reranked"]
+    return {name: diversity(one, people) for name, one in {"people": people, **texts}.items()}
 
 
 def floor(run: str | Path | Run = "", sources: Sequence[str] = ()) -> Floor:
@@ -391,7 +601,7 @@ def floor(run: str | Path | Run = "", sources: Sequence[str] = ()) -> Floor:
         run: Its folder; empty: the newest below ``runs/``.
         sources: As for `evaluate`.
     """
-    opened, plan = _open(run)
+    opened, plan = open_run(run, "lm")
     tokenizer = load_tokenizer(opened.tokenizer_path)
     text = _text(opened, plan, tokenizer, sources)
     return floor_of(_corpus(opened, plan).train, text, tokenizer)
@@ -407,7 +617,7 @@ def report(run: str | Path | Run = "", prompts: Sequence[str] = ("",)) -> Path:
     Returns:
         The page.
     """
-    opened, _ = _open(run)
+    opened, _ = open_run(run, "lm")
     completions = load(opened).generate(list(prompts), max_new_tokens=150)
     counted = floor(opened)
     return write_report(
@@ -419,8 +629,9 @@ def report(run: str | Path | Run = "", prompts: Sequence[str] = ("",)) -> Path:
 
 
 def _corpus(run: Run, plan: Plan) -> Corpus:
-    data = replace(plan.config.data, tokenizer=str(run.tokenizer_path))
-    return read_data(replace(plan.config, data=data), start_env("cpu"), Tracker())[0]
+    material = read_data(frozen(plan.config, run), start_env("cpu"), Tracker())
+    assert isinstance(material, Text)
+    return material.corpus
 
 
 def _text(run: Run, plan: Plan, tokenizer: Tokenizer, sources: Sequence[str]) -> Tokens:
@@ -428,21 +639,20 @@ def _text(run: Run, plan: Plan, tokenizer: Tokenizer, sources: Sequence[str]) ->
     if sources:
         return tokenise(list(sources), tokenizer, load_tokenizer=load_tokenizer)[0]
     text = _corpus(run, plan).valid
-    if text.fingerprint != plan.valid_text:
-        raise DataError(
-            "the run's own data has changed since it was trained",
-            "Name a text to score it on: --data FILE",
-        )
+    _check_same(text.fingerprint, plan)
     return text
 
 
-def _open(run: str | Path | Run) -> tuple[Run, Plan]:
-    opened = run if isinstance(run, Run) else Run.open(run) if str(run) else newest_run()
-    return opened, Plan.from_json(opened.read_plan(), str(opened.plan_path))
+def _check_same(valid_text: str, plan: Plan) -> None:
+    if valid_text != plan.valid_text:
+        raise DataError(
+            "the run's own data has changed since it was trained",
+            "Name what to score it on: --data FILE, or --src FILE --ref FILE",
+        )
 
 
 def compare(
-    data: str | Path | Sequence[str | Path],
+    data: str | Path | Sequence[str | Path] | DataConfig | PairsConfig,
     *,
     models: Sequence[str] | Mapping[str, Any] = (),
     equal: str = "params",
@@ -453,22 +663,28 @@ def compare(
     out: str | Path = "",
     valid: Sequence[str | Path] = (),
     test: Sequence[str | Path] = (),
+    test_src: Sequence[str | Path] = (),
+    test_tgt: Sequence[str | Path] = (),
     tokenizer: str = "auto",
     settings: TrainConfig | None = None,
     jobs: int = 1,
     tracker: Tracker | None = None,
 ) -> Result:
-    """Train several models at an equal cost, beside what counting alone achieves.
+    """Train several models at an equal cost, beside what needs no network.
 
         class GRU(nn.Module): ...    # a decoder: see ensue.testing
 
         if __name__ == "__main__":   # each run is a process that reads this file again
             result = ensue.compare("book.txt", models={"gpt2": "gpt2", "gru": GRU})
 
+        pairs = PairsConfig(src=("train.de",), tgt=("train.en",))    # of ensue.data.pairs
+        result = ensue.compare(pairs)
+
     Args:
-        data: Files, folders, or what else ``ensue train`` reads.
+        data: Files, folders, or what else ``ensue train`` reads; or a data config: of pairs it is
+            `ensue.data.pairs.PairsConfig`. With a config `valid` and `tokenizer` are its own.
         models: Names of the lineage; or, by the name in the table: a name of the lineage, a config
-            (`ensue.models.gpt2.GPT2Config`), or a class of yours; empty: all language models.
+            (`ensue.models.gpt2.GPT2Config`), or a class of yours; empty: all that can learn it.
         equal: What is equal: params (and tokens), flops or time.
         budget: What one run may take, its share of the learning-rate trials included.
         seeds: Runs of each candidate.
@@ -476,7 +692,9 @@ def compare(
         size: xs, s, m or l; empty: chosen for the budget.
         out: The folder; empty: a new one below ``runs/``. The same call again goes on with it.
         valid: Text to choose on; empty: a tenth of the data is held out.
-        test: Text that is scored once, at the end.
+        test: Text, or tables of pairs, that is scored once, at the end.
+        test_src: Of pairs: files of sources, instead of tables.
+        test_tgt: Their translations, line by line.
         tokenizer: As for `train`.
         settings: Everything about the optimisation, the same for all.
         jobs: Runs at a time.
@@ -486,15 +704,15 @@ def compare(
         UsageError: A model or value that does not exist; a budget that some candidate cannot use.
         LawError: A model of yours breaks a law of decoders.
     """
-    sources = [data] if isinstance(data, str | Path) else data
     named = models if isinstance(models, Mapping) else {name: name for name in models}
     if len(named) < len(models):
         raise UsageError("models: a name is there twice", 'Name each: {"a": GRU, "b": GRU}')
     request = CompareConfig(
-        data=DataConfig(
-            sources=tuple(map(str, sources)), valid=tuple(map(str, valid)), tokenizer=tokenizer
-        ),
+        task="translate" if isinstance(data, PairsConfig) else "lm",
+        data=_data_config(data, valid, tokenizer),
         test=tuple(map(str, test)),
+        test_src=tuple(map(str, test_src)),
+        test_tgt=tuple(map(str, test_tgt)),
         models={name: _model_table(model) for name, model in named.items()},
         equal=equal,
         budget=budget,
@@ -504,6 +722,17 @@ def compare(
         train=settings or TrainConfig(),
     )
     return run_comparison(request, out, tracker, jobs)
+
+
+def _data_config(
+    data: Any, valid: Sequence[str | Path], tokenizer: str
+) -> DataConfig | PairsConfig:
+    if isinstance(data, DataConfig | PairsConfig):
+        return data
+    sources = [data] if isinstance(data, str | Path) else data
+    return DataConfig(
+        sources=tuple(map(str, sources)), valid=tuple(map(str, valid)), tokenizer=tokenizer
+    )
 
 
 def _model_table(model: Any) -> dict[str, Any]:

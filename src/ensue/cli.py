@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def demo(argv: Sequence[str]) -> None:
-    """Compare five models on the source of this Python's own library (5 minutes)."""
+    """Compare six models: on this Python's own library, and on dates (3 minutes)."""
     from ensue.commands import parse
     from ensue.commands.demo import DemoArgs, run_demo
 
@@ -34,10 +34,9 @@ def train(argv: Sequence[str]) -> None:
 
 def compare(argv: Sequence[str]) -> None:
     """Train several models at an equal cost, and keep the winner and the evidence."""
-    from ensue.commands import parse
-    from ensue.commands.compare import CompareArgs, run_compare
+    from ensue.commands.compare import parse_compare, run_compare
 
-    run_compare(parse(CompareArgs, argv, "compare", compare.__doc__), _console())
+    run_compare(parse_compare(argv, compare.__doc__), _console())
 
 
 def generate(argv: Sequence[str]) -> None:
@@ -45,6 +44,30 @@ def generate(argv: Sequence[str]) -> None:
     from ensue.commands import GenerateArgs, parse, run_generate
 
     run_generate(parse(GenerateArgs, argv, "generate", generate.__doc__), _console())
+
+
+def translate(argv: Sequence[str]) -> None:
+    """Translate a text, a file or standard input with a trained run."""
+    from ensue.commands import parse
+    from ensue.commands.translate import TranslateArgs, run_translate
+
+    run_translate(parse(TranslateArgs, argv, "translate", translate.__doc__), _console())
+
+
+def embed(argv: Sequence[str]) -> None:
+    """Give the vector that a run's encoder makes of each sentence."""
+    from ensue.commands import parse
+    from ensue.commands.embed import EmbedArgs, run_embed
+
+    run_embed(parse(EmbedArgs, argv, "embed", embed.__doc__), _console())
+
+
+def chat(argv: Sequence[str]) -> None:
+    """Talk with a trained run, in the terminal or through a pipe."""
+    from ensue.commands import parse
+    from ensue.commands.chat import ChatArgs, run_chat
+
+    run_chat(parse(ChatArgs, argv, "chat", chat.__doc__), _console())
 
 
 def evaluate(argv: Sequence[str]) -> None:
@@ -55,7 +78,7 @@ def evaluate(argv: Sequence[str]) -> None:
 
 
 def inspect(argv: Sequence[str]) -> None:
-    """Look inside a run while it reads a text, or probe what architectures can recall."""
+    """Look inside a run while it reads or translates; probe it; show sentences as points."""
     from ensue.commands import parse
     from ensue.commands.inspect import InspectArgs, run_inspect
 
@@ -87,7 +110,21 @@ BEGUN = time.monotonic()
 """When the command began: a time budget counts from here."""
 
 VERBS = {
-    v.__name__: v for v in (demo, train, compare, generate, evaluate, inspect, plan, data, lineage)
+    v.__name__: v
+    for v in (
+        demo,
+        train,
+        compare,
+        generate,
+        translate,
+        chat,
+        embed,
+        evaluate,
+        inspect,
+        plan,
+        data,
+        lineage,
+    )
 }
 
 TRAINING = ("demo", "train", "compare")

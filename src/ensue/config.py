@@ -59,7 +59,7 @@ def from_dict(cls: type[C], values: Mapping[str, Any], where: str = "config") ->
 
 def _value(kind: Any, value: Any, where: str) -> Any:
     """Check one value against its annotation; ints pass as floats, lists as tuples."""
-    if isinstance(kind, TypeVar):  # a part whose class the caller knows, built by the caller
+    if kind is Any or isinstance(kind, TypeVar):  # its class is the caller's, who has built it
         return value
     if is_dataclass(kind) and isinstance(value, Mapping):
         return from_dict(cast(type[Any], kind), value, where)

@@ -4,6 +4,11 @@
     look.positions[-1].top      # the likeliest next tokens
     look.save("pictures")       # a page, and each picture as SVG and PNG
 
+Of a model that translates: what it writes, and where in the source it looks meanwhile.
+
+    look = ensue.look("runs/de-en", "Ein Hund schläft.")
+    look.alignment              # a row for each token that is written, adding up to one
+
 In a notebook the last line of a cell shows it.
 """
 
@@ -25,11 +30,23 @@ from ensue.decoding.engine import device_of, evaluating
 from ensue.errors import UsageError
 from ensue.models.custom import allow
 from ensue.nn.capture import capture
-from ensue.runs import Run, newest_run
+from ensue.runs import Run
+from ensue.tasks.translate import translator_of
 from ensue.tokenizers import Tokenizer
-from ensue.training.session import load_model
-from ensue.views.looks import SHOWN, Position, fits, look_page, pictures, write_pictures
+from ensue.training.session import load_model, open_run
+from ensue.translator import Search, Translator
+from ensue.views.looks import (
+    ALIGNED,
+    SHOWN,
+    Position,
+    Source,
+    fits,
+    look_page,
+    pictures,
+    write_pictures,
+)
 from ensue.views.pictures import Picture
+from ensue.views.text import command
 
 READ = 256
 """Tokens that are read at most: attention keeps a weight for each pair of them."""
@@ -59,19 +76,43 @@ class Look:
     reach: int | None
     """Tokens that a prediction can depend on, by the model's shape; None: all that came before."""
     maps: Mapping[str, Float[np.ndarray, "..."]]
-    """What the model's taps showed: attention (H, T, T), gates i f o (T, 3, D), states (T, D)."""
+    """What the model's taps showed: attention (H, T, T), alignment (H, T, S), gates i f o
+    (T, 3, D), states (T, D)."""
     notices: tuple[str, ...]
     """What was cut or could not be spelt."""
+    source: Source | None = None
+    """What a model that translates was told; the text is then what it writes."""
 
     @cached_property
     def pictures(self) -> list[Picture]:
         """Everything drawn."""
-        return pictures(self.tokens, self.positions, self.by_distance, self.reach, self.maps)
+        return pictures(
+            self.tokens, self.positions, self.by_distance, self.reach, self.maps, self.source
+        )
+
+    @property
+    def alignment(self) -> Float[np.ndarray, "T S"] | None:
+        """Where in the source the model looks while it writes: the mean over all heads and layers.
+
+        None: it does not translate, or looks at no place of the source.
+        """
+        layers = [shown for name, shown in self.maps.items() if name.endswith(ALIGNED)]
+        return np.concatenate(layers).mean(axis=0) if layers else None
 
     def to_json(self) -> dict[str, Any]:
         """Give all numbers but the maps as plain values."""
+        told: dict[str, Any] = {}
+        if self.source:
+            told["source"] = {
+                "text": self.source.text,
+                "tokens": list(self.source.tokens),
+                "vector": self.source.vector.tolist(),
+            }
+        if self.alignment is not None:
+            told["alignment"] = self.alignment.tolist()
         return {
             "title": self.title,
+            **told,
             "text": self.text,
             "tokens": list(self.tokens),
             "positions": [asdict(position) for position in self.positions],
@@ -85,8 +126,9 @@ class Look:
         return write_pictures(Path(folder), "inspect.html", self._page(), self.pictures)
 
     def _page(self) -> str:
+        texts = [self.source.text, self.text] if self.source else [self.text]
         return look_page(
-            self.title, self.text, self.notices, self.positions, self.pictures, __version__
+            self.title, texts, self.notices, self.positions, self.pictures, __version__
         )
 
     def _repr_html_(self) -> str:
@@ -100,23 +142,37 @@ class Look:
         return f"Look({self.title!r}, {len(self.tokens)} tokens, {len(self.maps)} maps)"
 
 
-def look(run: str | Path | Run, text: str, *, code: str | Path = "") -> Look:
-    """Look at a finished run while it reads a text.
+def look(run: str | Path | Run, text: str, *, target: str = "", code: str | Path = "") -> Look:
+    """Look at a finished run while it reads a text, or translates it.
 
     Args:
         run: Its folder; empty: the newest below ``runs/``.
-        text: A sentence or a few; of a longer one the end is read, and a notice says so.
+        text: A sentence or a few; of a longer one a part is read, and a notice says so.
+        target: The translation that a model has to write; empty: its own.
         code: The Python file of a model of yours: a run never brings code with it.
 
     Raises:
         RunError: The run is missing, unfinished, damaged, or of a newer version.
-        UsageError: The text is empty, or the file of a model of yours was not named.
+        UsageError: The text is empty, the file of a model of yours was not named, or a target is
+            given to a run that does not translate.
     """
     if code:
         allow(code)
-    opened = run if isinstance(run, Run) else Run.open(run) if str(run) else newest_run()
+    opened, plan = open_run(run)
+    translates = plan.config.task == "translate"
+    if not translates:
+        open_run(opened, "lm", "inspect")
     model, tokenizer = load_model(opened)
-    return look_at(model, tokenizer, text, opened.path.resolve().name)
+    name = opened.path.resolve().name
+    if translates:
+        translator = translator_of(model, opened.path, plan.config.data.max_tokens)
+        return look_at_translation(translator, text, target, name)
+    if target:
+        raise UsageError(
+            f"{opened.path} does not translate: there is no target",
+            f"Without one: {command('ensue', 'inspect', opened.path, text)}",
+        )
+    return look_at(model, tokenizer, text, name)
 
 
 def look_at(model: Any, tokenizer: Tokenizer, text: str, name: str = "") -> Look:
@@ -144,17 +200,106 @@ def look_at(model: Any, tokenizer: Tokenizer, text: str, name: str = "") -> Look
     if distances is None:
         notices.append(NO_DISTANCE)
     shown = {name: _whole(tensors) for name, tensors in maps.items()}
-    notices += [_undrawn(n, m, len(read)) for n, m in shown.items() if not fits(n, m, len(read))]
+    sizes = {"T": len(read)}
+    notices += [_undrawn(n, m, len(read)) for n, m in shown.items() if not fits(n, m, sizes)]
     return Look(
-        title=f"{name} ({type(model).__name__})" if name else type(model).__name__,
+        title=_title(model, name),
         text=tokenizer.decode(read),
         tokens=tuple(_spelt(tokenizer, token, "(start)") for token in read),
-        positions=_positions(logprobs.cpu(), read[1:], tokenizer),
+        positions=_positions(logprobs.cpu(), read[1:], tokenizer, "(start)"),
         by_distance=() if distances is None else tuple(distances.tolist()),
         reach=reach_of(model),
         maps=shown,
         notices=tuple(notices),
     )
+
+
+def look_at_translation(
+    translator: Translator, text: str, target: str = "", name: str = ""
+) -> Look:
+    """Look at an encoder-decoder while it translates a text; see `look`.
+
+    Args:
+        translator: The model with its tokenizers.
+        text: The source; of one that is too long the beginning is read.
+        target: What it has to write; empty: its own translation.
+        name: What to call it, beside its class.
+    """
+    model, tokenizer = translator.model, translator.tgt_tokenizer
+    notices: list[str] = []
+    room = min(READ, translator.max_tokens) - 1  # its end is one more
+    src = _ids(translator.src_tokenizer, text, "source", room, notices)
+    if not src:
+        raise UsageError("the text is empty", 'For instance: ensue inspect RUN "Guten Tag"')
+    room = min(READ, model.max_length or READ) - 1
+    if target:
+        tgt = _ids(tokenizer, target, "target", room, notices)
+    else:
+        tgt = _own_target(translator, src, room, notices)
+    read = [tokenizer.eos_id, *tgt]  # a target begins where another ended
+    tokens = torch.tensor([read], device=device_of(model))
+    with evaluating(model), torch.inference_mode():
+        with capture(model) as source_maps:
+            memory = translator.encode([src])
+        with capture(model) as maps:
+            hidden, _ = model(tokens, memory)
+        logprobs = model.head(hidden)[0].float().log_softmax(dim=-1)
+    spelt = [_spelt(translator.src_tokenizer, token, "(end)") for token in src]
+    source = Source(
+        text=translator.src_tokenizer.decode(src),
+        tokens=(*spelt, "(end)"),
+        vector=memory.vector[0].float().cpu().numpy(),
+        maps={name: _whole(tensors) for name, tensors in source_maps.items()},
+    )
+    notices += _notices_of(source, len(read), maps)
+    return Look(
+        title=_title(model, name),
+        text=tokenizer.decode(tgt),
+        tokens=tuple(_spelt(tokenizer, token, "(start)") for token in read),
+        positions=_positions(logprobs.cpu(), [*tgt, tokenizer.eos_id], tokenizer, "(end)"),
+        by_distance=(),
+        reach=None,
+        maps={name: _whole(tensors) for name, tensors in maps.items()},
+        notices=tuple(notices),
+        source=source,
+    )
+
+
+def _ids(tokenizer: Tokenizer, text: str, what: str, room: int, notices: list[str]) -> list[int]:
+    """Give the ids of a text as in training, the first `room` of them."""
+    found, unspelt = tokenizer.encode_array(" ".join(text.split()))
+    ids: list[int] = found.tolist()
+    if unspelt:
+        notices.append(
+            f"The tokenizer cannot spell {unspelt:,} bytes of the {what}: they are read as unknown."
+        )
+    if len(ids) > room:
+        notices.append(f"Of {len(ids):,} tokens of the {what} the first {room:,} are read.")
+    return ids[:room]
+
+
+def _own_target(translator: Translator, src: list[int], room: int, notices: list[str]) -> list[int]:
+    """Let the model translate, as `ensue translate` does."""
+    (best,) = translator.search([src], Search())[0]
+    if best.reason != "stop" or len(best.tokens) > room:
+        notices.append("The translation has no end here: it was cut.")
+    return [token for token in best.tokens if token != translator.tgt_tokenizer.eos_id][:room]
+
+
+def _notices_of(source: Source, written: int, maps: Mapping[str, Any]) -> list[str]:
+    notices = []
+    if max(written, len(source.tokens)) > SHOWN:
+        notices.append(f"Pictures show the last {SHOWN} tokens.")
+    if not any(name.endswith(ALIGNED) for name in maps):
+        notices.append(
+            f"There is nothing to align: the decoder is told one vector of {len(source.vector):,}"
+            " numbers, and looks at no place of the source."
+        )
+    return notices
+
+
+def _title(model: Any, name: str) -> str:
+    return f"{name} ({type(model).__name__})" if name else type(model).__name__
 
 
 NO_DISTANCE = (
@@ -182,9 +327,16 @@ def _notices(length: int, longest: int, unspelt: int) -> list[str]:
 
 
 def _positions(
-    logprobs: Float[Tensor, "T V"], comes: list[int], tokenizer: Tokenizer
+    logprobs: Float[Tensor, "T V"], comes: list[int], tokenizer: Tokenizer, mark: str
 ) -> tuple[Position, ...]:
-    """Say what was expected after each token, and what came; after the last one nothing did."""
+    """Say what was expected after each token, and what came; after the last one perhaps nothing.
+
+    Args:
+        logprobs: What was expected.
+        comes: What came: as many, or one less.
+        tokenizer: Spells it.
+        mark: What a text's end is where it comes.
+    """
     found = []
     best = logprobs[:, : tokenizer.vocab_size].topk(min(TOP, tokenizer.vocab_size))
     shares, ids = best.values.exp().tolist(), best.indices.tolist()
@@ -192,7 +344,7 @@ def _positions(
         logprob = float(logprobs[i, comes[i]]) if i < len(comes) else None
         found.append(
             Position(
-                token="" if logprob is None else _spelt(tokenizer, comes[i], "(start)"),
+                token="" if logprob is None else _spelt(tokenizer, comes[i], mark),
                 probability=None if logprob is None else math.exp(logprob),
                 bits=None if logprob is None else max(0.0, -logprob / math.log(2)),
                 top=tuple(

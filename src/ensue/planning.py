@@ -46,17 +46,18 @@ def build_empty(model_class: Callable[[Any], nn.Module], config: Any) -> nn.Modu
         return model_class(config)
 
 
-def train_flops(model: Any, rows: int, steps: int) -> int:
+def train_flops(model: Any, rows: int, steps: int, source_steps: int = 0) -> int:
     """Give the operations of one forward and backward pass, by the model's formula.
 
     A person's own model may have none: then 6 for each weight and token, but for embeddings, which
     are looked up.
     """
     if hasattr(model, "train_flops"):
-        return int(model.train_flops(rows, steps))
+        sides = (steps, source_steps) if source_steps else (steps,)
+        return int(model.train_flops(rows, *sides))
     looked_up = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
     weights = sum(p.numel() for p in model.parameters() if id(p) not in looked_up)
-    return 6 * weights * rows * steps
+    return 6 * weights * rows * (steps + source_steps)
 
 
 def fitted(config: Any, parameters: int) -> Any:
@@ -106,25 +107,26 @@ def _nearest(miss: Callable[[int], int], unit: int) -> int:
     return min((low * unit, high * unit), key=lambda width: abs(miss(width)))
 
 
-def cost(model: Any, rows: int, steps: int, micro_rows: int = 0) -> Cost:
+def cost(model: Any, rows: int, steps: int, source_steps: int = 0, micro_rows: int = 0) -> Cost:
     """Estimate what one update of a model costs.
 
     Args:
         model: May be an empty one.
         rows: Rows of an update.
         steps: Tokens of a row.
+        source_steps: Tokens of a row that an encoder reads first.
         micro_rows: Rows computed at a time; 0: all.
     """
     parameters = count_parameters(model)
     width = max(p.shape[-1] for p in model.parameters() if p.ndim == 2)
     depth = max(1, sum(len(m) for m in model.modules() if isinstance(m, nn.ModuleList)))
-    tokens = (micro_rows or rows) * steps
+    tokens = (micro_rows or rows) * (steps + source_steps)
     # About 16 vectors of the width for each block and token (GPT-2: 4 d in the MLP twice, q k v,
     # norms, residuals), and the logits with their gradient; fp32.
     activations = 4 * tokens * (16 * width * depth + 2 * int(model.vocab_size))
     return Cost(
         parameters=parameters,
-        flops_per_step=train_flops(model, rows, steps),
+        flops_per_step=train_flops(model, rows, steps, source_steps),
         tokens_per_step=rows * steps,
         state_bytes=parameters * BYTES_PER_PARAMETER["adamw"],
         activation_bytes=activations,

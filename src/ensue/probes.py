@@ -337,7 +337,7 @@ def _loop(
         machine=Machine.here(_HERE.device, _HERE.world_size),
     )
     with tempfile.TemporaryDirectory() as folder:
-        task = Recall(max(lags), seed)
+        task = Recall(max(lags), seed, ROWS)
         yield Loop(plan, model, task, Run.create(folder), _HERE, tracker)
 
 

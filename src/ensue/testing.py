@@ -50,6 +50,8 @@ from ensue.models.custom import ANY_VOCABULARY, CustomConfig
 from ensue.nn.state import join_rows, select_rows
 
 ROWS = 3
+SOURCE = 5
+"""Tokens of the source that an encoder-decoder is told."""
 
 
 class LawError(EnsueError, AssertionError):
@@ -91,6 +93,8 @@ def check_laws(decoder: object, *, seed: int = 0, steps: int = 12, tolerance: fl
     if not tolerance > 0:
         raise UsageError(f"tolerance is {tolerance}; it must be above 0")
     checked = _as_decoder(decoder)
+    if hasattr(checked, "encode"):
+        checked = cast(Decoder, _Told(checked, seed))
     with torch.inference_mode(), evaluating(checked):
         trial = _trial(checked, seed, steps, tolerance)
         _contract(trial)
@@ -140,6 +144,33 @@ def _as_decoder(decoder: object) -> Decoder:
             "See ensue.decoding.decoder.Decoder for what each of them is.",
         )
     return cast(Decoder, decoder)
+
+
+class _Told:
+    """An encoder-decoder that was told a source, the same in every row: a decoder like others."""
+
+    def __init__(self, model: Any, seed: int) -> None:
+        self.model, self.vocab_size, self.max_length = model, model.vocab_size, model.max_length
+        self.head, self.parameters = model.head, model.parameters
+        entries = model.config.src_vocab_size or model.vocab_size
+        generator = torch.Generator().manual_seed(seed)
+        self.source = torch.randint(entries, (1, SOURCE), generator=generator)
+
+    def memory(self, rows: int) -> Any:
+        """Encode the source, once for each row."""
+        device = device_of(self.model)
+        length = torch.full((rows,), SOURCE, device=device)
+        with evaluating(self.model):
+            return self.model.encode(self.source.to(device).expand(rows, -1), length)
+
+    def init_state(self, rows: int, memory: Any = None) -> Any:
+        """Start after the source."""
+        return self.model.init_state(rows, self.memory(rows))
+
+    def __call__(self, tokens: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        """Go on, or start fresh as in training."""
+        with evaluating(self.model):
+            return self.model(tokens, self.memory(len(tokens)) if state is None else state)
 
 
 def _tried(call: Callable[[], Any], law: str, what: str, hint: str) -> Any:

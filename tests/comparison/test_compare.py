@@ -14,11 +14,14 @@ from typing import Any
 import pytest
 
 from ensue.comparison import CompareConfig, Result, compare, plan
+from ensue.comparison.text import TextJudge
 from ensue.data.corpus import DataConfig
 from ensue.distributed.env import start_env
 from ensue.errors import DataError, NonFiniteError, RunError, UsageError
 from ensue.models.custom import allow
+from ensue.models.gpt2 import GPT2Config
 from ensue.runs import Run
+from ensue.tasks.lm import Text
 from ensue.testing import LawError
 from ensue.training.config import RunConfig, TrainConfig
 from ensue.training.session import load_model, read_data
@@ -90,7 +93,7 @@ def test_every_candidate_has_its_row_and_its_runs(result: Result) -> None:
         assert [trial["rate"] for trial in c["trials"]] == [0.5, 1.0]
         if c["name"] not in FAILING:
             assert c["bits_per_byte"] < 8
-            assert c["spread"] > 0
+            assert c["bits_per_byte_spread"] > 0
             assert c["peak_bytes"] > 1 << 20
             assert c["shape"]["precision"] == "fp32"
             assert len({run["targets"] for run in c["runs"]}) == 1
@@ -141,7 +144,7 @@ def test_the_winner_is_a_run_that_works(result: Result) -> None:
 
 
 def test_the_floor_and_the_test_text_are_in_the_same_table(result: Result) -> None:
-    floor = result.values["floor"]
+    (floor,) = result.values["floors"]
     assert 0 < floor["bits_per_byte"] < 8
     assert 0 < floor["test_bits_per_byte"] < 8
     rows = result.table()
@@ -286,12 +289,11 @@ def test_the_last_of_the_lineage_leads_not_a_model_of_ones_own(
     monkeypatch.setattr(plan, "_measured", lambda *args: _as_it_is(*args))
     models = {"gpt2": {"name": "gpt2"}, "gru": MODELS["gru"]}
     request = request_in(tmp_path, models=models, size="", train=TrainConfig(threads=1))
-    corpus, tokenizer = read_data(
-        RunConfig(data=request.data, model=None),
-        start_env(),
-        Tracker(),  # type: ignore[type-var]
-    )
-    candidates, leader = plan._shaped(request, corpus, tokenizer, Tracker())
+    reading = RunConfig(data=request.data, model=GPT2Config())
+    text = read_data(reading, start_env(), Tracker())
+    assert isinstance(text, Text)
+    judge = TextJudge(replace(request, test=()), text, Tracker())
+    candidates, leader = plan._shaped(request, judge, Tracker())
     assert leader == "gpt2"
     gpt2, gru = candidates
     assert gpt2.config.size == "xs"
@@ -300,7 +302,7 @@ def test_the_last_of_the_lineage_leads_not_a_model_of_ones_own(
 
 
 def _as_it_is(name: str, chooser: Any, shaped: Any, error: str) -> Any:
-    return plan.Candidate(name, shaped, 1.0, 1.0, chooser.parameters(shaped), error)
+    return plan.Candidate(name, shaped, 1.0, 1.0, chooser.parameters(shaped), 1.0, error)
 
 
 @pytest.mark.slow

@@ -9,16 +9,16 @@ from ensue.comparison.plan import LEAST_STEPS, Candidate, _updates
 from ensue.comparison.request import CompareConfig, parse_models
 from ensue.data.corpus import DataConfig
 from ensue.errors import UsageError
+from ensue.models.gpt2 import GPT2Config
 from ensue.training.config import RunConfig, TrainConfig
 
 DATA = DataConfig(sources=("book.txt",))
 
 
 def candidate(name: str, seconds: float, flops: float, context: int = 32) -> Candidate:
-    shape: Any = type("Shape", (), {"context_length": context})()
     train = TrainConfig(global_batch_size=2048 // context)
-    config: Any = RunConfig(data=DATA, model=shape, train=train)
-    return Candidate(name, config, seconds, flops, 1000)
+    config = RunConfig(data=DATA, model=GPT2Config(context_length=context), train=train)
+    return Candidate(name, config, seconds, flops, 1000, 2048.0)
 
 
 FAST, SLOW = candidate("fast", 0.01, 1e9), candidate("slow", 0.05, 4e9, context=64)
@@ -56,6 +56,7 @@ def test_a_class_of_ones_own_is_named_after_itself(tmp_path: Path) -> None:
     ("values", "words"),
     [
         ({"equal": "parms"}, "did you mean 'params'"),
+        ({"models": {"a": {"name": "seq2seq"}}}, "seq2seq cannot learn to continue a text"),
         ({"budget": "1e12flop"}, "not a time"),
         ({"budget": "soon"}, "cannot read 'soon'"),
         ({"seeds": 0}, "seeds is 0"),

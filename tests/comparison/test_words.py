@@ -7,17 +7,19 @@ from typing import Any
 
 import pytest
 
-from ensue.commands import parse
-from ensue.commands.compare import CompareArgs
+from ensue.commands.compare import parse_compare, request_of
+from ensue.comparison.judge import BITS
 from ensue.comparison.plan import ComparisonPlan, Task
 from ensue.comparison.request import CompareConfig
+from ensue.comparison.text import TextJudge
 from ensue.comparison.words import protocol, unfair, verdict, whole_command
 from ensue.config import to_dict
 from ensue.data.corpus import DataConfig
-from ensue.floors import Floor
 from ensue.training.config import TrainConfig
 
-FLOOR = Floor(bits_per_byte=2.2, order=5, train_bytes=9, note="", seconds=1.0)
+FLOOR = {"name": "5-gram counts", "doing": "counting 5-grams", "bits_per_byte": 2.2}
+JUDGE = TextJudge.__new__(TextJudge)  # its words need no text
+JUDGE.test, JUDGE.material = "", None  # type: ignore[assignment]
 MODELS = {"mlp": {"name": "mlp", "window": 3}, "gpt2": {"name": "gpt2"}}
 
 
@@ -26,7 +28,7 @@ def row(name: str, bits: float, spread: float | None = 0.01, **changes: Any) -> 
     shared = {"rate": 1.0, "best_run": f"runs/{name}-0", "runs": [run, run]}
     return {
         **shared,
-        **{"name": name, "bits_per_byte": bits, "spread": spread},
+        **{"name": name, "bits_per_byte": bits, "bits_per_byte_spread": spread},
         **{"tokens": 1000, "flops": 1e9, "seconds": 90.0},
         **changes,
     }
@@ -57,6 +59,7 @@ def plan(**changes: Any) -> ComparisonPlan:
         "trial_seconds": 27.0,
         "run_seconds": 144.0,
         "machine": {},
+        "measure": "bits_per_byte",
     }
     return replace(ComparisonPlan(**values), **changes)
 
@@ -66,12 +69,12 @@ def outcome(targets: int, sampled: bool) -> Any:
 
 
 def test_the_protocol_states_what_the_trials_were_and_what_was_scored() -> None:
-    words = " ".join(protocol(plan(), [outcome(500, False)]))
+    words = " ".join(protocol(plan(), [outcome(500, False)], JUDGE))
     assert "20% went to 4 trials" in words
     assert "each 19% as long as a run" in words
     assert "every byte scored once" in words
     assert "as gpt2 has" in words
-    words = " ".join(protocol(plan(trial_seconds=0.0), [outcome(500, True)]))
+    words = " ".join(protocol(plan(trial_seconds=0.0), [outcome(500, True)], JUDGE))
     assert "No learning rates were tried" in words
     assert "sample of 500 tokens" in words
     assert "every byte" not in words
@@ -120,7 +123,7 @@ def test_what_was_not_equal_is_said(
 def test_the_verdict_claims_no_more_than_the_spread_allows(
     rows: list[dict[str, Any]], words: str
 ) -> None:
-    assert words in verdict(rows, FLOOR)
+    assert words in verdict(rows, [FLOOR], BITS)
 
 
 def test_the_command_asks_for_the_same_comparison() -> None:
@@ -138,12 +141,8 @@ def test_the_command_asks_for_the_same_comparison() -> None:
     )
     words = shlex.split(whole_command(asked.to_json(), ("rnn", "gpt2"), Path("out")))
     assert words[:2] == ["ensue", "compare"]
-    args = parse(CompareArgs, words[2:], "compare", "")
-    for name in ("equal", "budget", "seeds", "rates", "size", "train", "test"):
-        assert getattr(args, name) == getattr(asked, name), name
-    assert args.models == "rnn,gpt2"
-    assert args.data.tokenizer == "char"
-    assert args.data.valid_fraction == 0.2
+    args = parse_compare(words[2:], "")
+    assert (request_of(args), args.out, args.jobs) == (asked, "out", 1)
 
 
 def test_what_no_flag_can_ask_for_has_no_command() -> None:

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ensue.data import WindowOrder, max_window
+from ensue.data.order import BucketOrder
 from ensue.errors import DataError
 
 
@@ -71,3 +72,63 @@ def test_a_billion_tokens_cost_nothing() -> None:
     order = WindowOrder(10**12, 1024, 0)
     starts = order.starts(10**9, 100)
     assert len(set(starts.tolist())) == 100
+
+
+LENGTHS = st.lists(st.tuples(st.integers(1, 60), st.integers(1, 60)), min_size=1, max_size=120)
+
+
+def bucketed(lengths: list[tuple[int, int]], tokens: int, seed: int) -> BucketOrder:
+    return BucketOrder([np.array(side) for side in zip(*lengths, strict=True)], tokens, seed)
+
+
+@given(LENGTHS, st.integers(1, 300), st.integers(0, 2**63 - 1))
+@settings(max_examples=60, deadline=None)
+def test_each_row_is_seen_once_an_epoch_and_batches_fit(
+    lengths: list[tuple[int, int]], tokens: int, seed: int
+) -> None:
+    order = bucketed(lengths, tokens, seed)
+    update = 0
+    for _ in range(3):
+        seen: list[int] = []
+        while len(seen) < len(lengths):
+            rows = order.rows(update).tolist()
+            assert len(rows) == 1 or len(rows) * max(max(lengths[r]) for r in rows) <= tokens
+            seen += rows
+            update += 1
+        assert sorted(seen) == list(range(len(lengths)))
+
+
+def test_an_update_does_not_depend_on_what_was_asked_before() -> None:
+    """A resume asks for update 61 first; whoever is not stopped has asked for all before."""
+    lengths = [(i % 40 + 1, i % 33 + 1) for i in range(500)]
+    order = bucketed(lengths, 200, 7)
+    together = [order.rows(u).tolist() for u in range(200)]
+    assert 200 > 2 * order.updates_per_epoch
+    for update in (61, 199, 0, 150):
+        assert bucketed(lengths, 200, 7).rows(update).tolist() == together[update]
+        assert order.rows(update).tolist() == together[update]
+    first = [set(rows) for rows in together[: order.updates_per_epoch]]
+    assert first != [set(bucketed(lengths, 200, 8).rows(u).tolist()) for u in range(len(first))]
+    second = [set(rows) for rows in together[len(first) : 2 * len(first)]]
+    assert sum(rows in first for rows in second) < len(first) / 10  # other company, each epoch
+
+
+def test_batches_are_nearly_full_and_lengths_are_mixed_over_an_epoch() -> None:
+    """Half-empty batches waste time; sorted ones teach short sentences first."""
+    chosen = np.random.default_rng(0)
+    lengths = [(int(n), int(n)) for n in chosen.integers(3, 60, size=4000)]
+    order = bucketed(lengths, 1000, 0)
+    batches = [order.rows(u) for u in range(order.updates_per_epoch)]
+    longest = np.array([max(lengths[r][0] for r in rows) for rows in batches])
+    sizes = np.array([sum(lengths[r][0] for r in rows) for rows in batches])
+    assert np.median(sizes) > 900  # of 1,000: hardly any padding
+    assert abs(np.corrcoef(np.arange(len(longest)), longest)[0, 1]) < 0.2
+
+
+def test_frozen_batches() -> None:
+    """A change here would make every saved run of pairs resume on other data."""
+    order = bucketed([(i % 7 + 2, i % 5 + 1) for i in range(12)], 20, 42)
+    assert [order.rows(u).tolist() for u in range(3)] == FROZEN_BATCHES
+
+
+FROZEN_BATCHES = [[0, 7], [2, 9], [6]]

@@ -184,3 +184,40 @@ def test_the_first_sample_keeps_the_seed_and_the_others_differ():
 def test_a_setting_out_of_range_is_named_with_its_range(field, value):
     with pytest.raises(UsageError, match=f"{field} is {value}; it must be"):
         Sampling(**{field: value})
+
+
+def test_no_penalty_applies_to_what_ends_a_text():
+    """A prompt begins where another text ended: by a penalty on that id no reply came to an end."""
+    logits = torch.tensor([[2.0, 1.5, 0.0]])
+    greedy = Sampling(temperature=0.0, repetition_penalty=2.0)
+    assert sample(logits, [greedy], [[0]], [1]).tokens == [1]
+    assert sample(logits, [greedy], [[0]], [1], ends=frozenset([0])).tokens == [0]
+
+
+@pytest.mark.parametrize(
+    ("written", "width", "taken"),
+    [
+        ([1, 2, 3, 1, 2], 3, {3}),
+        ([1, 2, 3, 1, 2, 4, 1, 2], 3, {3, 4}),
+        ([1, 2], 3, set()),
+        ([1, 1], 2, {1}),
+        ([1, 2, 1], 1, {1, 2}),
+        ([1, 2, 3, 1, 2], 0, set()),
+    ],
+)
+def test_no_passage_is_written_twice(written, width, taken):
+    """What stands in the prompt may be said once more: a reply may take a word up."""
+    s = Sampling(temperature=0.0, no_repeat=width)
+    for token in range(5):
+        logits = torch.zeros(1, 5)
+        logits[0, token] = 9.0
+        told = [9, *range(5), *written]
+        (picked,) = sample(logits, [s], [told], [len(written)]).tokens
+        assert (picked != token) == (token in taken)
+
+
+def test_rows_with_other_rules_are_left_alone():
+    logits = torch.tensor([[9.0, 0.0], [9.0, 0.0]])
+    rows = [Sampling(temperature=0.0, no_repeat=1), Sampling(temperature=0.0)]
+    assert sample(logits, rows, [[0], [0]], [1, 1]).tokens == [1, 0]
+    assert logits.tolist() == [[9.0, 0.0], [9.0, 0.0]]

@@ -23,11 +23,17 @@ def run_job(job: dict[str, Any]) -> None:
     rows: list[Any] = []
 
     class Watched(Loop):
-        def _batches(self) -> list[Any]:
-            batches = super()._batches()
-            if self.run.plan_path.exists():  # else it is being measured
-                rows.append([row.tolist() for batch in batches for row in batch.inputs])
-            return batches
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            batches = self.task.batches
+
+            def noted(*place: int) -> list[Any]:
+                given = batches(*place)
+                if self.run.plan_path.exists():  # else it is being measured
+                    rows.append([row.tolist() for batch in given for row in batch.inputs])
+                return given
+
+            self.task.batches = noted
 
         def update(self) -> dict[str, Any]:
             restarts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))

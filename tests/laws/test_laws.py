@@ -15,7 +15,10 @@ from ensue.models.gpt2 import GPT2, GPT2Config
 from ensue.models.lstm import LSTM, LSTMConfig
 from ensue.models.mlp import MLP, MLPConfig
 from ensue.models.rnn import RNN, RNNConfig
-from ensue.nn.state import KVCache
+from ensue.models.seq2seq import Seq2Seq, Seq2SeqConfig
+from ensue.models.seq2seq_attention import Seq2SeqAttention, Seq2SeqAttentionConfig
+from ensue.models.transformer import Transformer, TransformerConfig
+from ensue.nn.state import KVCache, join_rows
 from ensue.testing import LawError, check_laws
 
 V = 11
@@ -110,6 +113,19 @@ class Attention(nn.Module):
 SMALL: dict[str, Any] = {"vocab_size": V, "context_length": 16, "dropout": 0.1}
 
 
+PAIRS: dict[str, Any] = {"vocab_size": V, "src_vocab_size": 7, "d_model": 16, "num_layers": 2}
+
+
+def attention_config(**changed: Any) -> Seq2SeqAttentionConfig:
+    return Seq2SeqAttentionConfig(**{**PAIRS, "dropout": 0.1, **changed})
+
+
+def transformer_config(**changed: Any) -> TransformerConfig:
+    return TransformerConfig(
+        **{**PAIRS, "dropout": 0.1, "context_length": 80, "num_heads": 2, **changed}
+    )
+
+
 def tiny_gpt2(**changed: Any) -> GPT2:
     config = GPT2Config(**{**SMALL, **changed}, d_model=16, num_layers=2, num_heads=2)
     return GPT2(config)
@@ -125,6 +141,12 @@ DECODERS: list[tuple[str, Callable[[], Any]]] = [
     ("lstm", lambda: LSTM(LSTMConfig(d_model=16, num_layers=2, **SMALL))),
     ("gpt2", lambda: tiny_gpt2(context_length=80)),
     ("gpt", lambda: tiny_gpt2(context_length=24, post_norm=True)),
+    ("seq2seq", lambda: Seq2Seq(Seq2SeqConfig(dropout=0.1, **PAIRS))),
+    ("attention-dot", lambda: Seq2SeqAttention(attention_config())),
+    ("attention-additive", lambda: Seq2SeqAttention(attention_config(score="additive"))),
+    ("transformer", lambda: Transformer(transformer_config())),
+    ("transformer-pre-norm", lambda: Transformer(transformer_config(pre_norm=True))),
+    ("transformer-learned", lambda: Transformer(transformer_config(positions="learned"))),
 ]
 
 
@@ -398,3 +420,46 @@ def test_a_check_that_checks_nothing_is_refused(given):
 def test_a_class_in_place_of_a_model_is_explained():
     with pytest.raises(UsageError, match="GRU is a class"):
         check_laws(GRU)
+
+
+TELLERS: list[tuple[str, Callable[[], Any]]] = [(n, m) for n, m in DECODERS[-6:]]
+
+
+@pytest.mark.parametrize("make", [make for _, make in TELLERS], ids=[name for name, _ in TELLERS])
+def test_a_source_is_read_as_if_it_were_alone(make):
+    """Padding and the sources beside it change nothing; rows of different sources can be joined."""
+    torch.manual_seed(1)
+    model = make().eval()
+    length = torch.tensor([5, 2, 7, 1])
+    sources = torch.randint(7, (4, 7))
+    targets = torch.randint(V, (4, 6))
+    with torch.inference_mode():
+        together = model.encode(sources, length)
+        hidden, state = model(targets, model.init_state(4, together))
+        told = model.head(hidden)
+        padded = torch.where(torch.arange(7) < length[:, None], sources, (sources + 3) % 7)
+        again, _ = model(targets, model.encode(padded, length))
+        torch.testing.assert_close(model.head(again), told, rtol=1e-5, atol=1e-5)
+        states = []
+        for i, n in enumerate(length.tolist()):
+            alone = model.encode(sources[i : i + 1, :n], length[i : i + 1])
+            mine, after = model(targets[i : i + 1], model.init_state(1, alone))
+            torch.testing.assert_close(model.head(mine), told[i : i + 1], rtol=1e-5, atol=1e-5)
+            states.append(after)
+        joined, _ = model(targets[:, :1], join_rows(states))
+        expected, _ = model(targets[:, :1], state)
+        torch.testing.assert_close(model.head(joined), model.head(expected), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("make", [make for _, make in TELLERS], ids=[name for name, _ in TELLERS])
+def test_the_source_matters(make):
+    """A decoder that never looks at its memory keeps every other law."""
+    torch.manual_seed(1)
+    model = make().eval()
+    targets, length = torch.randint(V, (1, 4)), torch.tensor([5])
+    with torch.inference_mode():
+        one, other = (
+            model.head(model(targets, model.encode(s, length))[0])
+            for s in (torch.tensor([[1, 2, 3, 4, 5]]), torch.tensor([[1, 2, 6, 4, 5]]))
+        )
+    assert float((one - other).abs().max()) > 1e-3

@@ -38,6 +38,20 @@ def test_a_zero_is_refused_where_it_does_not_mean_chosen(model: str, field: str)
     assert caught.value.hint
 
 
+@pytest.mark.parametrize(
+    ("model", "why"),
+    [
+        ("seq2seq", "each direction has half of it"),
+        ("seq2seq_attention", "each direction has half of it"),
+        ("transformer", "half of a position are sines, half cosines"),
+    ],
+)
+def test_an_odd_width_is_refused_with_the_reason(model: str, why: str) -> None:
+    with pytest.raises(UsageError, match=f"d_model is 15; it must be even: {why}"):
+        find_step(model).config(d_model=15)
+    assert find_step("transformer").config(d_model=15, positions="learned").d_model == 15
+
+
 def test_heads_are_counted_too() -> None:
     with pytest.raises(UsageError, match="num_heads is -2"):
         find_step("gpt2").config(num_heads=-2)

@@ -212,9 +212,11 @@ def test_every_model_can_be_trained_on_it(model: str) -> None:
 
 def test_rows_are_shown_as_letters() -> None:
     """An error report names rows: numbers would have to be looked up."""
-    (line, *rest) = Recall(4, seed=0).describe(0, 3)
+    task = Recall(4, seed=0, rows=3)
+    (line, *rest) = task.describe(0)
     row, target = line.split(" ")
     assert len(rest) == 2
+    assert task.describe(1)[0] == Recall(4, seed=0, rows=4).describe(0)[3]
     assert row.endswith("?")
     assert target in LETTERS[:SYMBOLS]
     assert target in row

@@ -232,7 +232,13 @@ HOSTILE = {
     "prefix space": change("bpe", pre_tokenizer__add_prefix_space=True),
     "dropout": change("bpe", model__dropout=0.5),
     "no eos": change("bpe", added_tokens=[]),
-    "foreign": change("bpe", model__type="Unigram"),
+    "foreign": change("bpe", model__type="WordPiece"),
+    "pieces are no list": change("unigram", model__vocab={"a": 0}),
+    "piece without a score": change("unigram", model__vocab=["a"]),
+    "score above zero": change("unigram", model__vocab=[["a", 1.5]]),
+    "score not a number": change("unigram", model__vocab=[["a", "b"]]),
+    "pieces lack bytes": change("unigram", model__vocab=[["a", -1.0]]),
+    "unigram of characters": change("unigram", pre_tokenizer__add_prefix_space=True),
     "added is no list": change("bpe", added_tokens={"a": 1}),
     "other pattern": change("word", pre_tokenizer__pattern={"Regex": "(a+)+$"}),
 }
@@ -261,7 +267,7 @@ def test_missing_and_oversized_files_are_refused(
 @settings(max_examples=50, deadline=None)
 def test_mutated_files_raise_only_our_errors(data: st.DataObject) -> None:
     """A crafted file makes the library panic with a BaseException; no such thing may escape."""
-    raw = bytearray(MADE[data.draw(st.sampled_from(["char", "bpe"]))].to_json().encode())
+    raw = bytearray(MADE[data.draw(st.sampled_from(["char", "bpe", "unigram"]))].to_json().encode())
     for _ in range(data.draw(st.integers(1, 8))):
         raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
     try:

@@ -165,12 +165,15 @@ def test_a_renamed_folder_is_not_another_step(tmp_path):
     assert "is not the manifest of step-00000002" in why
 
 
-def test_a_checkpoint_of_a_newer_version_is_skipped_with_that_reason(tmp_path):
+@pytest.mark.parametrize(("version", "age"), [(1, "an older"), (99, "a newer")])
+def test_a_checkpoint_of_another_version_is_refused(tmp_path, version, age):
+    """Skipped as if it were damaged, it would let the run begin anew in its place."""
     path = save_checkpoint(tmp_path, 1, {}, {})
-    manifest = files.read_sealed(path / "manifest.json") | {"format": 2}
+    manifest = files.read_sealed(path / "manifest.json") | {"format": version}
     (path / "manifest.json").write_bytes(files.seal(manifest))
-    _, [(_, why)] = newest_checkpoint(tmp_path)
-    assert "newer version" in why
+    with pytest.raises(RunError, match=f"written by {age} version of ensue") as caught:
+        newest_checkpoint(tmp_path)
+    assert "--out" in caught.value.hint
 
 
 class Payload:

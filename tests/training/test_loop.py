@@ -60,16 +60,20 @@ class Watched(Loop):
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self.rows: list[Any] = []
+        self.task.batches = self._noted(self.task.batches)
         Watched.made.append(self)
 
     def update(self) -> dict[str, Any]:
         self.before = {n: t.clone() for n, t in self.tensors().items()}
         return super().update()
 
-    def _batches(self) -> list[Any]:
-        batches = super()._batches()
-        self.rows += [row.tolist() for batch in batches for row in batch.inputs]
-        return batches
+    def _noted(self, batches: Callable[..., list[Any]]) -> Callable[..., list[Any]]:
+        def noted(*place: int) -> list[Any]:
+            given = batches(*place)
+            self.rows += [row.tolist() for batch in given for row in batch.inputs]
+            return given
+
+        return noted
 
 
 @pytest.fixture
@@ -120,15 +124,15 @@ def test_a_remainder_of_rows_counts_as_much_as_the_others(
     big = train(config(model, steps=3), tmp_path / "big")
     train(config(model, steps=3, every=1), tmp_path / "odd")
     loop = watched[-1]
-    object.__setattr__(loop.train, "micro_batch_size", 3)
-    assert [len(b.inputs) for b in loop._batches()] == [3, 3, 2]
+    loop.task.micro_rows = 3
+    assert [len(b.inputs) for b in loop.task.batches(loop.done)] == [3, 3, 2]
     model_now = {n: p.detach().clone() for n, p in loop.parameters.items()}
     odd = loop.update()["loss"]
     with torch.no_grad():
         for name, p in loop.parameters.items():
             p.copy_(model_now[name])
     loop.done -= 1
-    object.__setattr__(loop.train, "micro_batch_size", 8)
+    loop.task.micro_rows = 8
     assert loop.update()["loss"] == pytest.approx(odd, rel=1e-6)
     assert len(losses(big)) == 3
 
@@ -256,7 +260,7 @@ def test_an_update_that_is_not_finite_is_not_applied(
     assert loop.done == 6
 
     said = json.loads((tmp_path / "run" / "nonfinite.json").read_text())
-    assert (said["step"], said["first_row"], said["rows"]) == (7, 48, 8)
+    assert (said["step"], said["rows"]) == (7, list(range(48, 56)))
     assert len(losses(Run(tmp_path / "run"))) == 6
     newest, skipped = newest_checkpoint(tmp_path / "run" / "checkpoints")
     assert newest is not None

@@ -396,6 +396,20 @@ def test_a_run_folder_that_is_not_what_was_written_is_refused(
         train(config(), run)
 
 
+def test_a_checkpoint_of_an_older_version_is_refused(
+    tmp_path: Path, config: Callable[..., RunConfig[Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It lacked the tokens so far; skipped, the run would begin anew in its place."""
+    with monkeypatch.context() as older:
+        older.setattr("ensue.training.checkpoint.FORMAT", 1)
+        stopped(config(), tmp_path / "run", at=4)
+    before = contents(tmp_path / "run" / "checkpoints")
+    with pytest.raises(RunError, match="written by an older version of ensue") as caught:
+        train(config(), tmp_path / "run")
+    assert caught.value.exit_code == 4
+    assert contents(tmp_path / "run" / "checkpoints") == before
+
+
 def test_a_run_that_was_moved_goes_on(
     tmp_path: Path, config: Callable[..., RunConfig[Any]]
 ) -> None:

@@ -5,6 +5,7 @@ from itertools import pairwise
 
 import pytest
 
+from ensue.training.config import SCHEDULES
 from ensue.training.schedule import lr_share
 
 
@@ -19,7 +20,7 @@ def test_it_reaches_zero_just_after_the_last_step(schedule: str, steps: int, war
     assert shares[0] == 1.0
 
 
-@pytest.mark.parametrize("schedule", ["linear", "cosine", "constant"])
+@pytest.mark.parametrize("schedule", SCHEDULES)
 def test_warm_up_rises_evenly_from_above_zero_to_the_peak(schedule: str) -> None:
     """A first update of zero would be wasted; a jump at its end would be no warm-up."""
     shares = [lr_share(i, 100, 4, schedule) for i in range(5)]
@@ -31,11 +32,19 @@ def test_cosine_is_at_half_in_the_middle() -> None:
     assert lr_share(35, 110, 10, "cosine") == pytest.approx(0.5 + 0.5 * math.sqrt(0.5))
 
 
+def test_inverse_sqrt_is_that_of_the_paper() -> None:
+    """Equation 3, up to its constant: min(step^-0.5, step * warmup^-1.5)."""
+    warmup = 40
+    paper = [min(s**-0.5, s * (warmup + 1) ** -1.5) for s in range(1, 401)]
+    ours = [lr_share(s - 1, 400, warmup, "inverse_sqrt") for s in range(1, 401)]
+    assert ours == pytest.approx([p * (warmup + 1) ** 0.5 for p in paper])
+
+
 def test_constant_stays() -> None:
     assert {lr_share(i, 50, 5, "constant") for i in range(5, 51)} == {1.0}
 
 
-@pytest.mark.parametrize("schedule", ["linear", "cosine", "constant"])
+@pytest.mark.parametrize("schedule", SCHEDULES)
 def test_a_warm_up_longer_than_the_run_never_fails(schedule: str) -> None:
     """No division by zero, and never above the peak."""
     shares = [lr_share(i, 5, 10, schedule) for i in range(5)]

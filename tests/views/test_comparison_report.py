@@ -5,6 +5,7 @@ import csv
 import json
 import re
 import sys
+from dataclasses import asdict
 from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from xml.etree import ElementTree
 import pytest
 from pages import PAYLOAD, Page, assert_harmless
 
+from ensue.comparison.judge import BITS
+from ensue.comparison.pairs import BLEU
 from ensue.runs import Run
 from ensue.views.comparison import write_comparison
 from ensue.views.lines import GAP, STYLES, Line, apart
@@ -66,7 +69,6 @@ def candidate(folder: Path, name: str, shown: str = "", seeds: int = 3) -> dict[
                 "seed": seed,
                 "run": f"runs/{name}-{seed}",
                 "bits_per_byte": score,
-                "test_bits_per_byte": None,
                 "seconds": seconds + seed,
                 "peak_bytes": 612_000_000,
                 "error": "",
@@ -85,9 +87,9 @@ def candidate(folder: Path, name: str, shown: str = "", seeds: int = 3) -> dict[
         "tokens_per_second": steps * TOKENS / seconds,
         "peak_bytes": 612_000_000,
         "bits_per_byte": mean,
-        "spread": SPREADS[name] if seeds > 1 else None,
+        "bits_per_byte_spread": SPREADS[name] if seeds > 1 else None,
         "test_bits_per_byte": None,
-        "test_spread": None,
+        "test_bits_per_byte_spread": None,
         "rate": 1.0,
         "shape": {"d_model": 128, **({"num_heads": 2} if name == "gpt2" else {}), "lr": 0.015},
         "best_run": "",
@@ -134,13 +136,15 @@ def comparison(folder: Path, names: tuple[str, ...] = (), seeds: int = 3) -> dic
         "machine": {"processor": "x86_64", "capability": "AVX512", "torch_version": "2.13.0"},
         "protocol": ["Equal: weights (within 2 %) and tokens seen.", "Trials took 20 %."],
         "unfair": ["Threads differ: each candidate has the number that is fastest for it."],
-        "floor": {
-            "name": "5-gram counts (modified Kneser-Ney, bytes)",
-            "bits_per_byte": 2.2201,
-            "test_bits_per_byte": None,
-            "seconds": 1.4,
-            "note": "",
-        },
+        "measures": [asdict(BITS)],
+        "floors": [
+            {
+                "name": "5-gram counts (modified Kneser-Ney, bytes)",
+                "bits_per_byte": 2.2201,
+                "seconds": 1.4,
+                "note": "",
+            }
+        ],
         "candidates": [candidate(folder, name, seeds=seeds) for name in names],
         "winner": winner,
         "verdict": f"{winner} predicts this text best.",
@@ -188,7 +192,7 @@ def test_every_number_of_the_results_is_in_the_table(finished):
     assert [*floor, *["–"] * 5, "the floor: no network"] in page.rows
     assert next(row for row in page.rows if row[:1] == ["rnn"])[-1] == "no better than counting"
     assert ["lstm", "2.316", "2.216", "2.266", "×1"] in page.rows
-    assert ["gpt2", "1", "2.1010", "–", "150.7", "612 MB", ""] in page.rows
+    assert ["gpt2", "1", "2.1010", "150.7", "612 MB", ""] in page.rows
     assert ["gpt2", "4,096", "410.1", "268,435,456"] in page.rows
     assert ["num_heads", "–", "–", "–", "–", "2"] in page.rows
     assert "alice" not in text, "a report is made to be shared"
@@ -215,7 +219,7 @@ def test_the_verdict_comes_first_and_the_margins_with_it(finished):
 def test_a_network_that_counting_beats_does_not_win(finished):
     folder, results = finished
     results = copy.deepcopy(results) | {"verdict": ""}
-    results["floor"]["bits_per_byte"] = 1.9
+    results["floors"][0]["bits_per_byte"] = 1.9
     for winner in ("", "gpt2"):
         page, _ = show(folder, results | {"winner": winner})
         assert "No network beats counting." in page.text
@@ -227,9 +231,68 @@ def test_a_test_text_has_a_column_where_there_is_one(finished):
     folder, results = finished
     results = copy.deepcopy(results)
     assert "on test" not in next(row for row in show(folder, results)[0].rows if "tokens" in row)
-    results["candidates"][0] |= {"test_bits_per_byte": 2.4444, "test_spread": 0.0123}
+    results["candidates"][0] |= {"test_bits_per_byte": 2.4444, "test_bits_per_byte_spread": 0.0123}
     page, _ = show(folder, results)
     assert "2.444 ± 0.012" in next(row for row in page.rows if row[:1] == ["mlp"])
+
+
+def of_pairs(results: dict[str, Any]) -> dict[str, Any]:
+    """The same as a comparison of encoder-decoders: BLEU decides, by the length of the source."""
+    results = copy.deepcopy(results)
+    groups = [(2, 5, 4.0, 60), (6, 9, 7.5, 60), (10, 31, 14.0, 60)]
+    keys = ("shortest", "longest", "mean", "pairs")
+    results["lengths"] = [dict(zip(keys, group, strict=True)) for group in groups]
+    results["measures"] = [asdict(BLEU), asdict(BITS)]
+    results["task"] = "translate"
+    for i, c in enumerate(results["candidates"]):
+        c |= {"bleu": 30.0 + i, "bleu_spread": 0.5, "test_bleu": 29.0, "test_bleu_spread": 0.1}
+        c["by_length"] = [{"mean": 40.0 - i * n, "spread": 1.0 + n} for n in range(3)]
+    means = [{"mean": 3.0, "spread": None}] * 3
+    results["floors"] = [
+        {"name": "copy of the source", "bleu": 3.0, "seconds": 0.0, "by_length": means},
+        {"name": "word by word", "bleu": 9.0, "seconds": 1.0, "by_length": means},
+    ]
+    return results
+
+
+def test_translations_are_told_apart_by_their_own_measure(finished):
+    """Bits per byte fall from left to right, BLEU rises: the wrong one would crown the last."""
+    folder, results = finished
+    page, _ = show(folder, of_pairs(results))
+    assert "gpt2 34.00 BLEU on valid" in page.text
+    assert "gpt2 above lstm, BLEU1.00" in page.text
+    assert "gpt2 above the floor, BLEU25.00" in page.text
+    row = next(row for row in page.rows if row[0] == "mlp")
+    assert row[1:4] == ["30.00 ± 0.50", "29.00 ± 0.10", "2.345 ± 0.006"]
+    assert next(row for row in page.rows if row[0] == "word by word")[1] == "9.00"
+    assert "ensue translate winner TEXT" in page.text.replace("\n", " ")
+    names = [line.split(" | ")[0] for line in (folder / "table.md").read_text().splitlines()]
+    assert names[2:9] == [
+        f"| {name}" for name in (*reversed(MODELS), "word by word", "copy of the source")
+    ]
+    table = {row["name"]: row for row in rows_of(folder / "table.csv")}
+    assert (table["cnn"]["bleu"], table["cnn"]["test_bleu_spread"]) == ("31.0", "0.1")
+
+
+def test_quality_by_length_is_drawn_with_its_spread_and_the_floors(finished):
+    folder, results = finished
+    page, _ = show(folder, of_pairs(results))
+    picture = ElementTree.parse(folder / "bottleneck.svg")
+    marks = [node.get("class") or "" for node in picture.iter(f"{SVG}path")]
+    assert sum(mark.startswith("mean ") for mark in marks) == len(MODELS) + 2
+    assert sum(mark.startswith("bar ") for mark in marks) == 3 * (len(MODELS) + 2)
+    assert ["10–31", "60", "40.00 ± 3.00", "38.00 ± 3.00"] == next(
+        row for row in page.rows if row[0] == "10–31"
+    )[:4]
+    assert "tokens of the source" in page.text
+
+
+@pytest.mark.parametrize("change", [{"lengths": []}, {"lengths": [{"mean": 4.0}]}])
+def test_one_length_is_no_curve(finished, tmp_path, change):
+    _, results = finished
+    page, _ = show(tmp_path, of_pairs(results) | change)
+    assert "bottleneck" not in page.text
+    assert not (tmp_path / "bottleneck.svg").exists()
 
 
 # --- what failed ----------------------------------------------------------------------------------
@@ -279,8 +342,8 @@ def test_one_model_or_one_seed_is_a_comparison_too(tmp_path, names, seeds):
     assert "gpt2 2.10" in page.text
     assert ("±" in page.text) == (seeds > 1)
     assert ("gpt2 below lstm" in page.text) == (names == ())
-    for floor in (None, {"name": "", "bits_per_byte": None}):
-        page, _ = show(tmp_path, results | {"floor": floor})
+    for floors in ([], [{"name": "", "bits_per_byte": None}]):
+        page, _ = show(tmp_path, results | {"floors": floors})
         assert "floor" not in page.text
 
 
@@ -300,7 +363,7 @@ def test_hostile_names_and_texts_stay_text(tmp_path):
     results |= {key: PAYLOAD for key in ("version", "command", "budget", "verdict", "winner")}
     results |= {key: [PAYLOAD] for key in ("protocol", "unfair")}
     results["machine"] = {PAYLOAD: PAYLOAD}
-    results["floor"] |= {"name": PAYLOAD, "note": PAYLOAD}
+    results["floors"][0] |= {"name": PAYLOAD, "note": PAYLOAD}
     results["data"] |= {"sources": [PAYLOAD], "tokenizer": PAYLOAD}
     page, text = show(tmp_path, results)
     assert_harmless(text, page)
@@ -331,7 +394,14 @@ def test_the_table_comes_back_from_its_file(finished):
     *rows, floor = rows_of(folder / "table.csv")
     for row, one in zip(rows, results["candidates"], strict=True):
         assert row["name"] == one["name"]
-        for key in ("parameters", "flops", "seconds", "bits_per_byte", "spread", "rate"):
+        for key in (
+            "parameters",
+            "flops",
+            "seconds",
+            "bits_per_byte",
+            "bits_per_byte_spread",
+            "rate",
+        ):
             assert float(row[key]) == one[key]
         assert row["test_bits_per_byte"] == ""
         last = one["generation"][-1]
@@ -352,7 +422,7 @@ def test_the_table_can_be_pasted_into_a_page(finished):
     assert head.startswith("| model | bits per byte, valid |")
     assert set(rule) == set("| -")
     names = [row.removeprefix("| ").split(" | ")[0] for row in rows]
-    assert names == ["gpt2", "lstm", results["floor"]["name"], "rnn", "cnn", "m\\|lp"]
+    assert names == ["gpt2", "lstm", results["floors"][0]["name"], "rnn", "cnn", "m\\|lp"]
     assert rows[5].startswith("| m\\|lp | 2.345 ± 0.006 |")
     assert {row.replace("\\|", "").count("|") for row in [head, *rows]} == {head.count("|")}
 
@@ -419,11 +489,11 @@ def test_close_ends_can_be_told_apart(finished):
 def test_what_lies_far_off_does_not_press_the_others_flat(finished):
     folder, results = finished
     results = copy.deepcopy(results)
-    results["floor"]["bits_per_byte"] = 5.0
+    results["floors"][0]["bits_per_byte"] = 5.0
     page, _ = show(folder, results)
     assert "The floor of 5.000 is outside" in page.text
     assert names_in(panels_of(folder / "curves.svg")[0])[0][0] == "floor ↑"
-    results["floor"]["bits_per_byte"] = 0.9
+    results["floors"][0]["bits_per_byte"] = 0.9
     show(folder, results)
     assert names_in(panels_of(folder / "curves.svg")[0])[-1][0] == "floor ↓"
 
@@ -448,7 +518,7 @@ def test_the_mean_ends_at_the_number_of_the_table(tmp_path):
         run["run"] += f"-{steps}"
         write_run(tmp_path / run["run"], run["bits_per_byte"], steps, 150.0, 1.5e10)
     page, _ = show(tmp_path, results)
-    means = [r for r in page.rows if r[0] == "gpt2" and len(r) == 6]
+    means = [r for r in page.rows if r[0] == "gpt2" and len(r) == 6 and "," in r[2]]
     assert means[-1][1:] == ["900", "3,686,400", "1.35e13", "150.0", "2.1060"]
     assert len(means) == EVALS
 

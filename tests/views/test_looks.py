@@ -14,6 +14,7 @@ from ensue.views.looks import SHOWN, UNITS, Position, fits, label, look_page, pe
 from ensue.views.pictures import Bars, Heat, Picture
 
 TOKENS = ["<|endoftext|>", "the", "·", "<b>", "語", "$x$"]
+SIZES = {"T": len(TOKENS)}
 
 
 def position(token: str, bits: float | None = 2.0) -> Position:
@@ -75,9 +76,9 @@ def test_each_kind_of_map_has_its_picture_under_its_layer() -> None:
 )
 def test_what_has_no_picture_is_left_out(name: str, shown: np.ndarray) -> None:
     """A tap of one's own may show anything: it must not take the other pictures with it."""
-    assert not fits(name, shown, len(TOKENS))
+    assert not fits(name, shown, SIZES)
     assert [p.name for p in drawn({name: shown})] == ["surprise", "distance"]
-    assert all(fits(name, shown, len(TOKENS)) for name, shown in MAPS.items())
+    assert all(fits(name, shown, SIZES) for name, shown in MAPS.items())
 
 
 def test_two_parts_that_count_their_layers_alike_are_both_drawn() -> None:
@@ -112,7 +113,7 @@ def test_files_are_well_formed_and_harmless(tmp_path: Path) -> None:
         assert ElementTree.parse(svg).getroot().tag.endswith("svg")
         assert png.read_bytes().startswith(b"\x89PNG")
     positions = [position(token) for token in tokens]
-    text = look_page(PAYLOAD, PAYLOAD, [PAYLOAD], positions, shown, "0.1")
+    text = look_page(PAYLOAD, [PAYLOAD], [PAYLOAD], positions, shown, "0.1")
     page = Page(text)
     assert_harmless(text, page)
     pictured = [
@@ -279,3 +280,24 @@ def test_without_matplotlib_the_svg_is_still_written(
 def test_equal_numbers_give_equal_files() -> None:
     """Pictures are kept beside results: a second run must not differ."""
     assert [p.svg() for p in drawn(MAPS)] == [p.svg() for p in drawn(MAPS)]
+
+
+def test_letters_of_every_script_are_asked_of_the_fonts_that_are_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A PNG of Chinese was boxes on machines that have a Chinese font; nothing of it must stay."""
+    import matplotlib
+
+    monkeypatch.setattr("ensue.views.axes.FONTS", ("DejaVu Serif", "No Such Font"))
+    before = list(matplotlib.rcParams["font.family"])
+    used: list[list[str]] = []
+
+    class Watched(Bars):
+        def draw(self, plot: Any) -> None:
+            used.append(list(matplotlib.rcParams["font.family"]))
+            super().draw(plot)
+
+    bars = Watched("t", ["語"], [1.0], ["n"])
+    Picture(name="p", title="", caption="", heads=(), rows=(), panels=[bars]).save(tmp_path)
+    assert used == [["DejaVu Sans", "DejaVu Serif"]]
+    assert list(matplotlib.rcParams["font.family"]) == before

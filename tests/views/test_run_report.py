@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import shlex
 import sys
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from pages import PAYLOAD, Page, assert_harmless
 
 from ensue.errors import MissingExtraError
-from ensue.models import LINEAGE
+from ensue.models import steps_for
 from ensue.runs import Run
 from ensue.views.card import write_card
 from ensue.views.plots import read_curves, smooth, thin, write_curve_png
@@ -211,16 +212,49 @@ def test_training_loss_stands_on_the_axis_of_the_score():
     assert read_curves(records(3)).unit == "nats per token"
 
 
-@pytest.mark.parametrize("step", LINEAGE, ids=lambda step: step.name)
-def test_defaults_need_no_flag(step):
-    """The usual values of the views and the defaults of the configs are the same, or this fails."""
-    from ensue.data.corpus import DataConfig  # here: the other tests need no torch
+def asked(task, step, **data):
+    """Give a plan, as plain values, in which nothing is asked for but model and data."""
+    from ensue.tasks import find_kind  # here: the other tests need no torch
     from ensue.training.config import RunConfig, config_to_dict
 
-    data = DataConfig(sources=("book.txt",))
-    request = config_to_dict(RunConfig(data=data, model=step.config()))
-    words = train_command({"request": request, "config": request})
-    assert words == f"ensue train book.txt --model {step.name}"
+    config = RunConfig(task=task, data=find_kind(task).config(**data), model=step.config())
+    request = json.loads(json.dumps(config_to_dict(config)))
+    return config, {"request": request, "config": request}
+
+
+@pytest.mark.parametrize("step", steps_for("lm"), ids=lambda step: step.name)
+def test_defaults_need_no_flag(step):
+    """The usual values of the views and the defaults of the configs are the same, or this fails."""
+    _, values = asked("lm", step, sources=("book.txt",))
+    assert train_command(values) == f"ensue train book.txt --model {step.name}"
+
+
+@pytest.mark.parametrize("step", steps_for("translate"), ids=lambda step: step.name)
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ({"src": ("a.de",), "tgt": ("a.en",)}, "--model {} --src a.de --tgt a.en"),
+        ({"sources": ("pairs.tsv",)}, "pairs.tsv --task translate --model {}"),
+    ],
+    ids=["files", "table"],
+)
+def test_the_command_of_a_translation_makes_the_same_run(step, data, words):
+    """Without the task a table would be read as a text; a default of another task is no default."""
+    from ensue.commands import parse_train
+
+    config, values = asked("translate", step, **data)
+    command = train_command(values)
+    assert command == f"ensue train {words.format(step.name)}"
+    again, _ = parse_train(shlex.split(command)[2:], "")
+    assert again == config
+
+
+@pytest.mark.parametrize(("task", "usual"), [("lm", 0.1), ("translate", 0.05)])
+def test_a_share_that_is_usual_for_another_task_is_named(task, usual):
+    """Left out, the command would hold out another part of the data."""
+    for share in (0.1, 0.05):
+        _, values = asked(task, steps_for(task)[0], sources=("a.tsv",), valid_fraction=share)
+        assert ("--valid-fraction" in train_command(values)) == (share != usual)
 
 
 def test_a_dropout_of_nothing_that_was_asked_for_stays():
@@ -252,6 +286,29 @@ def test_pages_of_a_persons_own_model_name_its_class_and_not_its_folder(tmp_path
     assert 'ensue.load("book-gpt2-001", code="gru.py")' in card
     assert "(`GRU`)" in card
     assert "<h1>GRU trained on" in text
+
+
+def test_pages_of_a_translation_say_how_it_is_used_and_was_scored(tmp_path):
+    """They told to continue a text, and that it was scored in windows, which pairs have not."""
+    values = plan()
+    data = {"src": ["/home/alice/train.de"], "tgt": ["/home/alice/train.en"]}
+    asked = {"task": "translate", "data": data}
+    model = {"name": "transformer", "context_length": 512}
+    values |= {"request": asked | {"model": {"name": "transformer"}}}
+    values["config"] |= asked | {"model": model}  # type: ignore[operator]
+    run = make(tmp_path, records(20, 5, True), "run")
+    write_card(run, values)
+    page, text = report(run, values)
+    card = run.card_path.read_text("utf-8")
+    for shown in (page.text, card):
+        assert "Every byte of the targets was scored once, each target given its source" in shown
+        assert "ensue translate run TEXT" in shown
+        assert "ensue train --model transformer --src train.de --tgt train.en" in shown
+        assert "windows" not in shown
+        assert "generate" not in shown
+    assert "alice" not in text + card
+    assert 'ensue.load_translator("run")' in card
+    assert "trained from nothing to write a sequence, given another" in card
 
 
 def test_the_card_tells_all_but_the_data(tmp_path):

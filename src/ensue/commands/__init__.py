@@ -1,24 +1,35 @@
 """What each verb takes, and the one call that it makes; imported by `ensue.cli` when needed."""
 
+import contextlib
 import dataclasses
+import io
 import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Generic
+from typing import Annotated, Any, Generic, TypeVar
 
 import tyro
 
 from ensue import api
+from ensue.chat import Talk
 from ensue.config import read_toml
 from ensue.console import Console, print_table
 from ensue.data import catalog
 from ensue.data.corpus import DataConfig
+from ensue.data.dialogues import DialogueConfig
+from ensue.data.pairs import PairsConfig
+from ensue.data.turns import is_talk
+from ensue.decoding.search import Beam
 from ensue.errors import UsageError
 from ensue.models import LINEAGE, find_step
 from ensue.models.custom import allow
-from ensue.training.config import DEFAULT_MODEL, M, RunConfig, config_from_dict
+from ensue.runs import Run
+from ensue.tasks import Kind, find_kind
+from ensue.training.config import M, RunConfig, config_from_dict
+from ensue.training.session import open_run
+from ensue.translator import Search
 from ensue.views.text import visible
 
 
@@ -36,7 +47,9 @@ def parse(kind: Any, argv: Sequence[str], verb: str, about: str | None, default:
     if default is not None:
         options["default"] = default
     try:
-        return tyro.cli(kind, console_outputs=False, **options)
+        # tyro frames a value's error on its own, whatever console_outputs says.
+        with contextlib.redirect_stderr(io.StringIO()):
+            return tyro.cli(kind, console_outputs=False, **options)
     except SystemExit as stop:
         # A value that a config refuses: our own message says more than tyro's frame around it.
         error: BaseException | None = stop
@@ -60,12 +73,34 @@ class TrainData(DataConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainArgs(RunConfig[M], Generic[M]):
+class TrainPairs(PairsConfig):
+    """What is read."""
+
+    sources: tyro.conf.Positional[tuple[str, ...]] = ()
+    """Tables of pairs (.tsv, .csv, .jsonl, .parquet), or one recipe.toml; or give --src, --tgt."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainDialogues(DialogueConfig):
+    """What is read."""
+
+    sources: tyro.conf.Positional[tuple[str, ...]] = ()
+    """Dialogues: .jsonl or .json (messages, conversations), tables of pairs, plain turns; or one
+    recipe.toml."""
+
+
+DATA: dict[str, type[Any]] = {"lm": TrainData, "translate": TrainPairs, "chat": TrainDialogues}
+"""What is read, as flags, by task."""
+D = TypeVar("D")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainArgs(RunConfig[M], Generic[D, M]):
     """A run, as flags."""
 
-    data: tyro.conf.OmitArgPrefixes[TrainData] = field(default_factory=TrainData)
+    data: tyro.conf.OmitArgPrefixes[D]
     """What is read."""
-    model_name: Annotated[str, tyro.conf.arg(name="model")] = DEFAULT_MODEL
+    model_name: Annotated[str, tyro.conf.arg(name="model")] = ""
     """Which step of the lineage (ensue lineage)."""
     out: str = ""
     """The run folder; the same command again goes on with it. Default: a new one below runs/."""
@@ -74,27 +109,86 @@ class TrainArgs(RunConfig[M], Generic[M]):
 def parse_train(
     argv: Sequence[str], about: str | None, verb: str = "train"
 ) -> tuple[RunConfig[Any], str]:
-    """Read flags and recipe. The model's name comes first: its config class has the other flags."""
+    """Read flags and recipe. Task and model come first: their classes have the other flags."""
     recipe = next((a for a in argv if a.endswith(".toml") and not a.startswith("-")), "")
     values = read_toml(Path(recipe)) if recipe else {}
-    name = _flag(argv, "--model") or dict(values.get("model", {})).get("name", DEFAULT_MODEL)
-    step = find_step(str(name))
-    file = _flag(argv, "--model").rpartition(":")[0]
+    name = str(flag(argv, "--model") or dict(values.get("model", {})).get("name", ""))
+    task = flag(argv, "--task") or values.get("task") or task_of(argv, name)
+    kind = find_kind(str(task))
+    step = find_step(name or kind.model)
+    file = flag(argv, "--model").rpartition(":")[0]
     if file.endswith(".py"):
         allow(file)  # the command itself names it
     if recipe:
-        base = config_from_dict(
-            values | {"model": {**values.get("model", {}), "name": name}}, recipe
-        )
+        model = {**values.get("model", {}), "name": step.name}
+        base = config_from_dict(values | {"task": task, "model": model}, recipe)
     else:
-        base = RunConfig(data=DataConfig(sources=()), model=step.default)
-    parts = {f.name: getattr(base, f.name) for f in dataclasses.fields(base)}
-    default = TrainArgs(**{**parts, "data": TrainData(**_fields(base.data))}, model_name=step.name)
+        base = RunConfig(task=kind.name, data=kind.config(sources=()), model=step.default)
+    parts, flags = _fields(base), DATA[kind.name]
+    default = TrainArgs(**{**parts, "data": flags(**_fields(base.data))}, model_name=step.name)
     rest = [a for a in argv if a != recipe] if recipe else argv
-    args = parse(TrainArgs[step.config], rest, verb, about, default)  # type: ignore[name-defined]
-    kept = {f.name: getattr(args, f.name) for f in dataclasses.fields(base)}
-    data, _ = data_of(args.data, verb)
-    return RunConfig(**{**kept, "data": data}), args.out
+    shape = TrainArgs[flags, step.config]  # type: ignore[valid-type,name-defined]
+    args = parse(shape, rest, verb, about, default)
+    data, _ = files_of(kind, args.data, verb)
+    return RunConfig(**{**{name: getattr(args, name) for name in parts}, "data": data}), args.out
+
+
+def task_of(argv: Sequence[str], model: str) -> str:
+    """Tell the task by the data (pairs are named by flags, talk looks so), else by the model."""
+    if any(a.partition("=")[0] in ("--src", "--tgt") for a in argv):
+        return "translate"
+    if any(map(is_talk, argv)):
+        return "chat"
+    able = find_step(model).tasks if model else ("lm",)
+    return next(filter(None, map(catalog.task_of, argv)), able[0])
+
+
+def files_of(kind: Kind, flags: Any, verb: str) -> tuple[Any, tuple[str, ...]]:
+    """Give a task's data config by its flags, with files in the place of public sets' names.
+
+    Returns:
+        What is read, and the test files of the sets.
+    """
+    data = kind.config(**_fields(flags))
+    own = {"lm": data_of, "translate": pairs_of, "chat": dialogues_of}[kind.name]
+    found: tuple[Any, tuple[str, ...]] = own(data, verb)  # type: ignore[operator]
+    return found
+
+
+def pairs_of(data: PairsConfig, verb: str) -> tuple[PairsConfig, tuple[str, ...]]:
+    """Put files in the place of what is named below a public set: ``multi30k/train.de.gz``.
+
+    Returns:
+        What is read, and the test tables of the sets.
+
+    Raises:
+        UsageError: Nothing is named.
+    """
+    if not (data.src or data.sources):
+        raise UsageError(
+            "no pairs to read", f"Name two files: ensue {verb} --src train.de --tgt train.en"
+        )
+    named: dict[str, Any] = {
+        name: tuple(catalog.resolve_file(s, data.cache) for s in getattr(data, name))
+        for name in ("src", "tgt", "valid_src", "valid_tgt")
+    }
+    sources, valid, test = _files_of(data.sources, data.valid, data.cache, verb)
+    return dataclasses.replace(data, **named, sources=sources, valid=valid), test
+
+
+def dialogues_of(data: DialogueConfig, verb: str) -> tuple[DialogueConfig, tuple[str, ...]]:
+    """Put files in the place of public sets' names.
+
+    Returns:
+        What is read, and the test files of the sets.
+
+    Raises:
+        UsageError: Nothing is named.
+    """
+    if not data.sources:
+        raise UsageError("no dialogues to read", f"Name a file: ensue {verb} dialogues.jsonl")
+    sources, valid, test = _files_of(data.sources, data.valid, data.cache, verb)
+    return dataclasses.replace(data, sources=sources, valid=valid), test
 
 
 def data_of(data: DataConfig, verb: str) -> tuple[DataConfig, tuple[str, ...]]:
@@ -108,23 +202,37 @@ def data_of(data: DataConfig, verb: str) -> tuple[DataConfig, tuple[str, ...]]:
     """
     if not data.sources:
         raise UsageError("nothing to read", f"Name a text: ensue {verb} book.txt")
-    sources, valid, test = [], list(data.valid), []
-    for source in data.sources:
-        files = catalog.resolve(source, data.cache)
-        sources.append(source if files is None else str(files["train"]))
-        if files is not None and "valid" in files and not data.valid:
-            valid.append(str(files["valid"]))
+    sources, valid, test = _files_of(data.sources, data.valid, data.cache, verb)
+    return DataConfig(**_fields(data) | {"sources": sources, "valid": valid}), test
+
+
+def _files_of(
+    names: tuple[str, ...], valid: tuple[str, ...], cache: str, verb: str
+) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
+    """Give sources, validation and test files: those of public sets in place of their names."""
+    sources, own_valid, test = [], [], []
+    for name in names:
+        files = catalog.resolve(name, cache)
+        if files is not None and "train" not in files:
+            public = name.removeprefix("data:")
+            one, other = list(files)[:2]
+            raise UsageError(
+                f"{public} has several languages: name two of its files",
+                f"For instance: ensue {verb} --src {public}/{one} --tgt {public}/{other}",
+            )
+        sources.append(name if files is None else str(files["train"]))
+        if files is not None and "valid" in files and not valid:
+            own_valid.append(str(files["valid"]))
         if files is not None and "test" in files:
             test.append(str(files["test"]))
-    named = {"sources": tuple(sources), "valid": tuple(valid)}
-    return DataConfig(**_fields(data) | named), tuple(test)
+    return tuple(sources), (*valid, *own_valid), tuple(test)
 
 
 def _fields(config: Any) -> dict[str, Any]:
     return {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
 
 
-def _flag(argv: Sequence[str], flag: str) -> str:
+def flag(argv: Sequence[str], flag: str) -> str:
     """Give a flag's value before the real parser can know what other flags there are."""
     for i, arg in enumerate(argv):
         if arg == flag and i + 1 < len(argv):
@@ -216,22 +324,51 @@ def _lines(file: str) -> list[str]:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateArgs:
-    """A run and a text."""
+    """A run, and a text; of a run that translates, two files; of one that answers, dialogues."""
 
     run: tyro.conf.Positional[str] = ""
     """The run folder; default: the newest below runs/."""
     data: tuple[str, ...] = ()
     """The text; default: the run's own validation split."""
+    src: str = ""
+    """A file to translate, a sentence on each line; scored by --ref."""
+    ref: str = ""
+    """Its translation by a person, line by line."""
+    against: str = ""
+    """A second run, to be compared with on the same sentences (paired bootstrap)."""
+    search: tyro.conf.OmitArgPrefixes[Search] = field(default_factory=Search)
+    """How translations, and the likeliest replies, are searched for."""
+    contexts: int = 500
+    """Contexts of dialogues that are answered, an even sample; all replies are scored. 0: none."""
+    talk: tyro.conf.OmitArgPrefixes[Talk] = field(default_factory=lambda: Talk(rerank=10))
+    """How replies are drawn."""
     floor: bool = False
     """Also score the text by counting byte 5-grams in the training text: what a model must beat."""
     json: bool = False
     """Print one JSON object."""
 
 
+HOW = {
+    "lm": "non-overlapping windows of the context length, every byte scored once",
+    "translate": "each target given its source, every byte of it scored once",
+    "chat": "each reply given its context, every byte of it scored once",
+}
+"""How a run is scored, by its task."""
+
+
 def run_evaluate(args: EvaluateArgs, console: Console) -> None:
     """Print the score and its protocol."""
-    score = api.evaluate(args.run, args.data)
-    floor = api.floor(args.run, args.data) if args.floor else None
+    if args.src or args.ref:
+        _evaluate_translations(args, console)
+        return
+    if args.against:
+        raise UsageError("--against compares translations", "Give too: --src FILE --ref FILE")
+    run, plan = open_run(args.run)
+    if plan.config.task == "chat":
+        _evaluate_chat(args, run, console)
+        return
+    score = api.evaluate(run, args.data)
+    floor = api.floor(run, args.data) if args.floor else None
     if args.json:
         values = dataclasses.asdict(score)
         if floor:
@@ -241,14 +378,90 @@ def run_evaluate(args: EvaluateArgs, console: Console) -> None:
     sys.stdout.write(
         f"{score.bits_per_byte:.4f} bits per byte on {visible(score.split)}"
         f" ({score.bytes:,} bytes, sha256 {score.fingerprint[:12]})\n"
-        f"{score.loss:.4f} nats per token, {score.targets:,} tokens;"
-        " non-overlapping windows of the context length, every byte scored once\n"
+        f"{score.loss:.4f} nats per token, {score.targets:,} tokens; {HOW[plan.config.task]}\n"
     )
     if floor:
         verdict = "beats" if score.bits_per_byte < floor.bits_per_byte else "does not beat"
         sys.stdout.write(
             f"{floor.bits_per_byte:.4f} bits per byte by counting {floor.order}-grams"
             f" of {floor.train_bytes:,} bytes; the model {verdict} it. {floor.note}\n"
+        )
+
+
+def _evaluate_chat(args: EvaluateArgs, run: Run, console: Console) -> None:
+    if args.floor:
+        raise UsageError("--floor counts n-grams of texts; replies have none")
+    found = api.evaluate_chat(
+        run,
+        args.data,
+        contexts=args.contexts,
+        talk=args.talk,
+        beam=Beam(num_beams=args.search.num_beams, length_penalty=args.search.length_penalty),
+        tracker=console,
+    )
+    console.close()
+    if args.json:
+        sys.stdout.write(json.dumps(dataclasses.asdict(found), ensure_ascii=False) + "\n")
+        return
+    score = found.score
+    sys.stdout.write(
+        f"{score.bits_per_byte:.4f} bits per byte, perplexity {found.perplexity:.2f} of a token, on"
+        f" {visible(score.split)} ({score.targets:,} tokens of {found.of:,} replies, sha256"
+        f" {score.fingerprint[:12]}); {HOW['chat']}\n"
+    )
+    if not found.ways:
+        return
+    rows = [
+        [
+            name,
+            f"{way.distinct_1:.3f}",
+            f"{way.distinct_2:.3f}",
+            f"{way.commonest_share:.1%}",
+            way.commonest,
+            f"{way.words:.1f}",
+            f"{way.overlap:.3f}",
+        ]
+        for name, way in found.ways.items()
+    ]
+    heads = ["replies", "distinct-1", "distinct-2", "commonest", "which", "words", "overlap"]
+    print_table(heads, rows)
+    talk, search = args.talk, args.search
+    sys.stdout.write(
+        f"{found.contexts:,} contexts, an even sample of {found.of:,}; likeliest: by"
+        f" {search.num_beams} beams; drawn: temperature {talk.temperature:g}, top-p"
+        f" {talk.top_p:g}, no {talk.no_repeat} tokens in a row twice, seed {talk.seed}; reranked:"
+        f" of {found.rerank} by mutual information, weight {talk.weight:g}; overlap: F1 of words"
+        " with the person's reply\n"
+    )
+
+
+def _evaluate_translations(args: EvaluateArgs, console: Console) -> None:
+    if not (args.src and args.ref):
+        raise UsageError("give both: --src FILE, and --ref FILE with its translation")
+    if args.data or args.floor:
+        raise UsageError(
+            "give --src and --ref, or --data, not both: they are scored by other means"
+        )
+    src, ref = map(catalog.resolve_file, (args.src, args.ref))
+    score = api.evaluate_translations(
+        src, ref, args.run, against=args.against, search=args.search, tracker=console
+    )
+    console.close()
+    if args.json:
+        sys.stdout.write(json.dumps(dataclasses.asdict(score), ensure_ascii=False) + "\n")
+        return
+    rows = [[m.name, f"{m.value:.2f}", m.signature] for m in score.measures]
+    print_table(["measure", f"{score.sentences:,} sentences", "signature"], rows)
+    bins = [
+        [f"to {b.longest}" if b.longest else "longer", f"{b.sentences:,}", f"{b.bleu:.2f}"]
+        for b in score.by_length
+    ]
+    print_table(["words of the source", "sentences", "BLEU"], bins)
+    if score.against:
+        other = score.against
+        sys.stdout.write(
+            f"{visible(args.against)}: BLEU {other.bleu:.2f}; p = {other.p_value:.3f} by"
+            f" {other.samples:,} bootstrap samples\n"
         )
 
 

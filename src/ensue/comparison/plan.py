@@ -3,13 +3,13 @@
 What is equal:
 
 - *params*: every candidate has as many weights as the leader was given by its size (within 2 %) and
-  sees as many tokens; the slowest sets how many.
+  sees as many tokens (of pairs: target tokens, with their sources); the slowest sets how many.
 - *flops*: the same weights; every run gets as many operations, by each model's formula.
 - *time*: every candidate chooses its own size, as `ensue train` does, and every run gets as long.
 
-The leader is the last candidate of the lineage: it is given a size, and its window is everyone's,
-since the score depends on it. Of each candidate's budget (one run's, times the seeds) a fifth goes
-to its learning-rate trials, shared equally by them.
+The leader is the last candidate of the lineage: it is given a size, and of language models its
+window is everyone's, since the score depends on it. Of each candidate's budget (one run's, times
+the seeds) a fifth goes to its learning-rate trials, shared equally by them.
 """
 
 import contextlib
@@ -22,17 +22,16 @@ from typing import Any
 
 import torch
 
-from ensue.comparison.request import CompareConfig
+from ensue.comparison.judge import Judge
+from ensue.comparison.request import FILES, CompareConfig
 from ensue.config import to_dict
-from ensue.data.corpus import Corpus
-from ensue.data.shards import Tokens
 from ensue.distributed.env import Env, start_env
 from ensue.errors import NonFiniteError, UsageError
 from ensue.models.custom import CustomConfig, has_width
 from ensue.planning import fitted
 from ensue.runs import Run
+from ensue.tasks import find_kind
 from ensue.testing import check_custom
-from ensue.tokenizers import Tokenizer
 from ensue.training.budget import parse_budget
 from ensue.training.choose import LEAST_STEPS, Chooser
 from ensue.training.config import RunConfig, TrainConfig, config_from_dict, config_to_dict
@@ -65,13 +64,10 @@ class Candidate:
     """By the model's formula."""
     parameters: int
     """Weights."""
+    tokens_per_step: float
+    """Targets of one update, on average."""
     error: str = ""
     """Why it could not be measured."""
-
-    @property
-    def tokens_per_step(self) -> int:
-        """Targets of one update."""
-        return self.config.train.global_batch_size * self.config.model.context_length
 
 
 @dataclass(frozen=True)
@@ -118,6 +114,8 @@ class ComparisonPlan:
     """What one run may take in all."""
     machine: dict[str, Any]
     """Where the speeds were measured."""
+    measure: str
+    """Key of the measure that decides."""
 
     def to_json(self) -> dict[str, Any]:
         """Give plain values."""
@@ -131,21 +129,14 @@ class ComparisonPlan:
 
 
 def make_plan(
-    request: CompareConfig,
-    corpus: Corpus,
-    test: Tokens | None,
-    tokenizer: Tokenizer,
-    folder: Path,
-    tracker: Tracker,
+    request: CompareConfig, judge: Judge, folder: Path, tracker: Tracker
 ) -> ComparisonPlan:
     """Shape the candidates, check that each can run, and share out the budget.
 
     Args:
         request: What is compared.
-        corpus: The tokenised text.
-        test: The tokenised test text, where there is one.
-        tokenizer: Its tokenizer, which lies in `folder`.
-        folder: Of the comparison.
+        judge: What is learnt from, and how that is scored.
+        folder: Of the comparison; the tokenizers lie in it.
         tracker: Hears how it goes.
 
     Raises:
@@ -153,15 +144,15 @@ def make_plan(
         LawError: A person's own model breaks a law of decoders.
         NonFiniteError: No candidate can be trained at all.
     """
-    data = replace(request.data, tokenizer=str(folder.resolve() / "tokenizer.json"))
-    data = replace(data, sources=_absolute(data.sources), valid=_absolute(data.valid))
+    data = find_kind(request.task).frozen(request.data, folder.resolve())
+    named = {name: getattr(data, name) for name in FILES if hasattr(data, name)}
+    data = replace(data, **{name: _absolute(files) for name, files in named.items()})
     seconds = parse_budget(request.budget).seconds
     share = TRIALS_SHARE if len(request.rates) > 1 else 0.0
     run_seconds = seconds * (1 - share)
     trial_seconds = seconds * share * request.seeds / len(request.rates)
-    shaped, leader = _shaped(
-        replace(request, data=data, budget=f"{run_seconds:g}s"), corpus, tokenizer, tracker
-    )
+    asked = replace(request, data=data, budget=f"{run_seconds:g}s")
+    shaped, leader = _shaped(asked, judge, tracker)
     candidates = [c for c in shaped if not c.error]
     if not candidates:
         raise NonFiniteError(
@@ -171,23 +162,15 @@ def make_plan(
     tasks = []
     if trial_seconds:
         for rate in request.rates:
-            tasks += _tasks("trials", request, candidates, corpus, trial_seconds, rate, 0)
+            tasks += _tasks("trials", request, candidates, judge, trial_seconds, rate, 0)
     for seed in range(request.seeds):
         rate = 0.0 if trial_seconds else request.rates[0]
-        tasks += _tasks("runs", request, candidates, corpus, run_seconds, rate, seed)
+        tasks += _tasks("runs", request, candidates, judge, run_seconds, rate, seed)
     return ComparisonPlan(
         request=request.to_json(),
-        corpus=corpus.fingerprint,
-        test=test.fingerprint if test else "",
-        data={
-            "sources": list(request.data.sources),
-            "valid": list(request.data.valid),
-            "test": list(request.test),
-            "tokenizer": f"{tokenizer.kind}, {tokenizer.vocab_size:,} entries",
-            "train_bytes": corpus.train.num_bytes,
-            "valid_bytes": corpus.valid.num_bytes,
-            "test_bytes": test.num_bytes if test else 0,
-        },
+        corpus=judge.material.fingerprint,
+        test=judge.test,
+        data=judge.facts(),
         tasks=tuple(tasks),
         candidates=tuple(c.name for c in shaped),
         parameters={c.name: c.parameters for c in shaped},
@@ -196,6 +179,7 @@ def make_plan(
         trial_seconds=trial_seconds,
         run_seconds=run_seconds,
         machine=to_dict(Machine.here(start_env().device, 1)),
+        measure=judge.measures[0].key,
     )
 
 
@@ -203,7 +187,7 @@ def _tasks(
     kind: str,
     request: CompareConfig,
     candidates: list[Candidate],
-    corpus: Corpus,
+    judge: Judge,
     seconds: float,
     rate: float,
     seed: int,
@@ -212,7 +196,7 @@ def _tasks(
     updates = _updates(request.equal, candidates, seconds)
     least = min(updates[c.name] * c.tokens_per_step for c in candidates)
     # All are scored on the same targets: a sample of each one's own would be noise between them.
-    scored = min(len(corpus.valid.ids), max(2048, int(SCORED * least)))
+    scored = min(judge.material.valid_targets, max(2048, int(SCORED * least)))
     tasks = []
     for c in candidates:
         train = replace(c.config.train, final_eval_tokens=scored)
@@ -235,14 +219,12 @@ def _absolute(sources: tuple[str, ...]) -> tuple[str, ...]:
 # -- shapes ------------------------------------------------------------------------------------
 
 
-def _shaped(
-    request: CompareConfig, corpus: Corpus, tokenizer: Tokenizer, tracker: Tracker
-) -> tuple[list[Candidate], str]:
+def _shaped(request: CompareConfig, judge: Judge, tracker: Tracker) -> tuple[list[Candidate], str]:
     """Give every candidate its size, and measure it; also names the leader."""
     env = start_env()
     with tempfile.TemporaryDirectory() as scratch:
         choosers = {
-            name: _chooser(name, request, corpus, tokenizer, Path(scratch), env, tracker)
+            name: _chooser(name, request, judge, Path(scratch), env, tracker)
             for name in request.models
         }
         for chooser in choosers.values():
@@ -260,13 +242,14 @@ def _shaped(
                     f" {failed[0]}",
                     f"Leave it out of --models, or name a size: --size {leading.size}",
                 )
-        context_length = leading.model.context_length
+        shared = judge.shared(leading.model)
         parameters = chooser.parameters(leading)
         candidates = []
         for number, (name, chooser) in enumerate(choosers.items()):
             tracker.progress(f"measuring {name}", number, len(choosers))
             chooser.begun = time.monotonic()
-            model = replace(chooser.config.model, context_length=context_length)
+            model = chooser.config.model
+            model = replace(model, **{k: v for k, v in shared.items() if hasattr(model, k)})
             chooser.config = replace(chooser.config, model=model)
             shaped = chooser.shaped(leading.size)
             with _failures() as failed:
@@ -284,14 +267,14 @@ def _shaped(
 def _chooser(
     name: str,
     request: CompareConfig,
-    corpus: Corpus,
-    tokenizer: Tokenizer,
+    judge: Judge,
     scratch: Path,
     env: Env,
     tracker: Tracker,
 ) -> Chooser:
     config = config_from_dict(
         {
+            "task": request.task,
             "data": to_dict(request.data),
             "model": dict(request.models[name]),
             "size": request.size,
@@ -300,7 +283,7 @@ def _chooser(
         },
         name,
     )
-    return Chooser(config, corpus, tokenizer, Run(scratch), env, tracker, time.monotonic())
+    return Chooser(config, judge.material, Run(scratch), env, tracker, time.monotonic())
 
 
 def _rates_to_try(request: CompareConfig) -> TrainConfig:
@@ -353,6 +336,7 @@ def _measured(name: str, chooser: Chooser, shaped: RunConfig[Any], error: str) -
         seconds_per_step=seconds,
         flops_per_step=chooser.flops(shaped),
         parameters=chooser.parameters(shaped),
+        tokens_per_step=chooser.material.targets_per_update(shaped),
         error=error,
     )
 

@@ -7,26 +7,36 @@ from typing import Any
 
 from ensue.config import to_dict
 from ensue.data.corpus import DataConfig
+from ensue.data.pairs import PairsConfig
 from ensue.errors import UsageError, nearest
-from ensue.models import LINEAGE, find_step
+from ensue.models import Step, find_step, steps_for
 from ensue.models.custom import allow
+from ensue.tasks import find_kind
 from ensue.training.budget import parse_budget
 from ensue.training.config import SIZES, TrainConfig
 
 EQUAL = ("params", "flops", "time")
-LANGUAGE_MODELS = ("mlp", "cnn", "rnn", "lstm", "gpt2")
+FILES = ("sources", "src", "tgt", "valid", "valid_src", "valid_tgt")
+"""Fields of data configs that name files."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CompareConfig:
     """One comparison."""
 
-    data: DataConfig
-    """What is read."""
+    task: str = "lm"
+    """What is learnt; see `ensue.tasks`."""
+    data: DataConfig | PairsConfig
+    """What is read; its class is the task's."""
     test: tuple[str, ...] = ()
-    """Text that is scored once, after the winner was chosen on valid."""
+    """Text, or tables of pairs, that is scored once, after the winner was chosen on valid."""
+    test_src: tuple[str, ...] = ()
+    """Of pairs: files of sources that are translated once, instead of tables."""
+    test_tgt: tuple[str, ...] = ()
+    """Their translations by a person, line by line."""
     models: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """Candidates: what each is called, and its model table, as in a recipe; empty: all five."""
+    """Candidates: what each is called, and its model table, as in a recipe; empty: all that can
+    learn the task."""
     equal: str = "params"
     """params (weights, and tokens seen), flops (operations of training), or time (wall clock)."""
     budget: str = "3min"
@@ -38,17 +48,20 @@ class CompareConfig:
     """Factors on the learning rates that are tried for each candidate; a single one: no trial."""
     size: str = ""
     """xs, s, m or l; empty: chosen for the budget."""
+    num_beams: int = 5
+    """Of pairs: beams of the translations that are scored; 1: greedy."""
     train: TrainConfig = field(default_factory=TrainConfig)
     """How the weights are found, the same for all."""
 
     def __post_init__(self) -> None:
+        if not isinstance(self.data, find_kind(self.task).config):
+            raise UsageError(f"the data are not those of the task {self.task!r}")
         if not self.models:
-            object.__setattr__(self, "models", {n: {"name": n} for n in LANGUAGE_MODELS})
-        _refuse_pipes(self.data.sources + self.data.valid + self.test)
+            names = [step.name for step in steps_for(self.task)]
+            object.__setattr__(self, "models", {n: {"name": n} for n in names})
+        self._check_files()
         for name, table in self.models.items():
-            find_step(str(table["name"]))
-            if not name or "/" in name or name.startswith("."):
-                raise UsageError(f"a candidate cannot be called {name!r}")
+            self._check_model(name, find_step(str(table["name"])))
         if self.equal not in EQUAL:
             raise UsageError(
                 f"equal: unknown value {self.equal!r}{nearest(self.equal, EQUAL)}",
@@ -61,14 +74,44 @@ class CompareConfig:
             )
         if self.seeds < 1:
             raise UsageError(f"seeds is {self.seeds}: at least one run is needed")
+        if self.num_beams < 1:
+            raise UsageError(f"num_beams is {self.num_beams}: 1 is the least, and greedy")
         if not self.rates or min(self.rates) <= 0 or len(set(self.rates)) < len(self.rates):
             raise UsageError("rates: give different factors above 0, such as 0.5 1 2")
         if self.size not in SIZES:
             raise UsageError(f"size: unknown value {self.size!r}{nearest(self.size, SIZES)}")
 
+    def _check_files(self) -> None:
+        _refuse_pipes(named_files(self.data) + self.test + self.test_src + self.test_tgt)
+        if (self.test_src or self.test_tgt) and self.task == "lm":
+            raise UsageError("test_src and test_tgt are of pairs", "Name a text: --test FILE")
+        if len(self.test_src) != len(self.test_tgt):
+            raise UsageError(
+                f"{len(self.test_src)} files for test_src, {len(self.test_tgt)} for test_tgt: pairs"
+                " need both",
+                "Name them in the same order: --test-src a.de --test-tgt a.en",
+            )
+
+    def _check_model(self, name: str, step: Step) -> None:
+        if self.task not in step.tasks:
+            able = [s.name for s in steps_for(self.task)]
+            own = ", or a class of yours: FILE.py:CLASS" if self.task == "lm" else ""
+            raise UsageError(
+                f"{step.title} cannot learn {find_kind(self.task).what}",
+                f"Models that can: {', '.join(able)}{own}",
+            )
+        if not name or "/" in name or name.startswith("."):
+            raise UsageError(f"a candidate cannot be called {name!r}")
+
     def to_json(self) -> dict[str, Any]:
         """Give plain values, for the plan and for telling two requests apart."""
         return {**to_dict(self), "models": {n: dict(t) for n, t in self.models.items()}}
+
+
+def named_files(data: DataConfig | PairsConfig) -> tuple[str, ...]:
+    """Give all that a data config names to be read, what is learnt from first."""
+    named = (getattr(data, name, ()) for name in FILES)
+    return tuple(file for files in named for file in files)
 
 
 def _refuse_pipes(sources: tuple[str, ...]) -> None:
@@ -96,6 +139,6 @@ def parse_models(text: str) -> dict[str, dict[str, Any]]:
             spec = f"{allow(file)}:{spec.rpartition(':')[2]}"  # the command itself names it
         models[name] = {"name": find_step(spec).name}
     if not models:
-        known = ",".join(s.name for s in LINEAGE)
+        known = ",".join(step.name for step in steps_for("lm"))
         raise UsageError("models: none named", f"Such as: --models {known}")
     return models

@@ -1,37 +1,27 @@
-"""What came out of a comparison: the table, the test text read once, and the winner as a run."""
+"""What came out of a comparison: the table, the test set read once, and the winner as a run."""
 
 import math
 import shutil
 import statistics
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ensue import __version__
+from ensue.comparison.judge import BITS, Judge, Measure
 from ensue.comparison.plan import ComparisonPlan, Task
 from ensue.comparison.speed import measure_generation
 from ensue.comparison.words import protocol, unfair, verdict, whole_command
-from ensue.data.corpus import Corpus
-from ensue.data.shards import Tokens
-from ensue.decoding.engine import generate
-from ensue.decoding.logits import Sampling
 from ensue.files import TEMPORARY, read_json, remove_tree, write_json, writing
-from ensue.floors import Floor, floor_of
 from ensue.runs import Run
-from ensue.tasks.lm import score
-from ensue.tokenizers import Tokenizer
 from ensue.training.config import config_from_dict
-from ensue.training.session import load_model
 from ensue.training.tracking import Tracker
 from ensue.views.comparison import write_comparison
 from ensue.views.text import command, place
 
-CONTEXTS = (64, 256, 1024, 4096)
-"""Tokens before the first that is generated, where its speed is measured."""
-SAMPLE_TOKENS = 120
+CONTEXTS = {"lm": (64, 256, 1024, 4096), "translate": (16, 64, 256, 1024)}
+"""Tokens before the first that is generated, or of the source, where speed is measured."""
 SHARED = (
     "Several runs at a time shared this machine: seconds and tokens/s are not each one's own, nor,"
     " at equal time, what was learnt in them."
@@ -44,12 +34,8 @@ class Prepared:
 
     plan: ComparisonPlan
     """All that was decided."""
-    corpus: Corpus
-    """What is learnt from, and what is chosen on."""
-    test: Tokens | None
-    """What is scored once, at the end."""
-    tokenizer: Tokenizer
-    """One for all."""
+    judge: Judge
+    """What is learnt from, chosen on and scored once at the end, and how."""
 
 
 @dataclass(frozen=True)
@@ -129,37 +115,31 @@ class Result:
         """What came out, in a sentence or two."""
         return str(self.values["verdict"])
 
+    @property
+    def measures(self) -> list[Measure]:
+        """By what was compared; the first decides."""
+        return [Measure(**values) for values in self.values["measures"]]
+
     def table(self) -> list[dict[str, Any]]:
-        """Give one row for each candidate and one for the floor, best first."""
-        rows = [
-            {
-                "model": c["name"],
-                "bits per byte": c["bits_per_byte"],
-                "±": c["spread"],
-                "on test": c["test_bits_per_byte"],
-                "parameters": c["parameters"],
-                "FLOPs": c["flops"],
-                "seconds": c["seconds"],
-                "tokens": c["tokens"],
-                "tokens/s": c["tokens_per_second"],
-                "memory": c["peak_bytes"],
-                "error": c["error"],
-            }
-            for c in self.values["candidates"]
-        ]
-        floor = self.values["floor"]
-        blank = dict.fromkeys(rows[0])
-        rows.append(
-            blank
-            | {
-                "model": floor["name"],
-                "bits per byte": floor["bits_per_byte"],
-                "on test": floor["test_bits_per_byte"],
-                "seconds": floor["seconds"],
-                "error": "",
-            }
-        )
-        return sorted(rows, key=lambda r: math.inf if (b := r["bits per byte"]) is None else b)
+        """Give one row for each candidate and each floor, best first."""
+        main, *others = self.measures
+        columns = {
+            "model": "name",
+            main.name: main.key,
+            "±": f"{main.key}_spread",
+            "on test": f"test_{main.key}",
+            **{measure.name: measure.key for measure in others},
+            "parameters": "parameters",
+            "FLOPs": "flops",
+            "seconds": "seconds",
+            "tokens": "tokens",
+            "tokens/s": "tokens_per_second",
+            "memory": "peak_bytes",
+            "error": "error",
+        }
+        ones = [*self.values["candidates"], *({"error": "", **f} for f in self.values["floors"])]
+        ones.sort(key=lambda one: _loss(main, one))
+        return [{head: one.get(key) for head, key in columns.items()} for one in ones]
 
     def __repr__(self) -> str:
         return f"Result({str(self.folder)!r}, winner {self.values['winner']!r}: {self.verdict})"
@@ -168,10 +148,16 @@ class Result:
         yield "folder", str(self.folder)
         yield "verdict", self.verdict
         for row in self.table():
-            yield row["model"], row["bits per byte"]
+            yield row["model"], row[self.measures[0].name]
 
     def _repr_html_(self) -> str:
         return (self.folder / "report.html").read_text(encoding="utf-8")
+
+
+def _loss(measure: Measure, one: Mapping[str, Any]) -> float:
+    """Give a row's place by a measure: what has none comes last."""
+    value = one.get(measure.key)
+    return math.inf if value is None else measure.loss(float(value))
 
 
 def gather(
@@ -182,46 +168,60 @@ def gather(
     tracker: Tracker,
     shared: bool = False,
 ) -> Result:
-    """Make the table, choose the winner on valid, read the test text once, write the report.
+    """Make the table, choose the winner on valid, read the test set once, write the report.
 
     Args:
         folder: Of the comparison.
-        prepared: Its plan and its text.
+        prepared: Its plan and its data.
         trials: What they gave.
         errors: By task, why a run came to no end.
         tracker: Hears how it goes.
         shared: Whether several runs at a time shared a processor.
     """
-    plan, corpus = prepared.plan, prepared.corpus
-    tracker.progress("counting n-grams", 0, 0)
-    floor = floor_of(corpus.train, corpus.valid, prepared.tokenizer)
+    plan, judge = prepared.plan, prepared.judge
     outcomes = {t.name: o for t in plan.tasks if (o := read_outcome(folder / t.name))}
+    runs = [o for t, o in outcomes.items() if t.startswith("runs")]
     reasons = {**trials.errors, **errors}
     candidates = [_candidate(plan, n, outcomes, trials, reasons) for n in plan.candidates]
-    finished = [c for c in candidates if c["bits_per_byte"] is not None]
-    finished.sort(key=lambda c: float(c["bits_per_byte"]))
+    floors = _scored(folder, judge, "valid", candidates, tracker)
+    told = protocol(plan, runs, judge)
+    if judge.test:
+        tested = _scored(folder, judge, "test", candidates, tracker)
+        for floor, on_test in zip(floors, tested, strict=True):
+            floor |= {f"test_{m.key}": on_test.get(m.key) for m in judge.measures}
+        told.append(
+            "The test set was read once by each run and by what needs no network, after all was"
+            f" chosen on valid; sha256 {judge.test[:12]}."
+        )
+    main = judge.measures[0]
+    for candidate in candidates:
+        _average(candidate, judge.measures)
+    finished = [c for c in candidates if c[main.key] is not None]
+    finished.sort(key=lambda c: (_loss(main, c), _loss(BITS, c)))
     values: dict[str, Any] = {
         "version": __version__,
         "command": whole_command(plan.request, plan.candidates, folder),
+        "task": plan.request["task"],
         "data": plan.data,
         "equal": plan.request["equal"],
         "budget": plan.request["budget"],
         "seeds": plan.request["seeds"],
         "rates": list(plan.request["rates"]),
         "machine": plan.machine,
-        "protocol": protocol(plan, [o for t, o in outcomes.items() if t.startswith("runs")]),
+        "measures": [asdict(measure) for measure in judge.measures],
+        "lengths": judge.lengths(),
+        "protocol": told,
         "unfair": unfair(folder, plan, candidates) + ([SHARED] if shared else []),
-        "floor": _floor_values(floor),
+        "floors": floors,
         "candidates": candidates,
         "winner": finished[0]["name"] if finished else "",
-        "verdict": verdict(finished, floor),
+        "verdict": verdict(finished, floors, main),
     }
-    if prepared.test:
-        _test(folder, prepared, values, tracker)
     for number, candidate in enumerate(candidates):
         tracker.progress("generating", number, len(candidates))
         _generation(folder, plan, candidate, values["unfair"])
-        _samples(folder, candidate)
+        if candidate["best_run"]:
+            candidate["samples"] = judge.samples(Run(folder / candidate["best_run"]))
     tracker.progress("generating", len(candidates), len(candidates))
     if finished:
         _leave_winner(folder, finished[0])
@@ -256,7 +256,6 @@ def _candidate(
                     **measured,
                     **common,
                     "seed": task.seed,
-                    "test_bits_per_byte": None,
                     "command": _run_command(task),
                 }
             )
@@ -276,13 +275,8 @@ def _candidate(
         "rate": rate,
         "trials": tried,
         "runs": runs,
-        "best_run": min(done, key=lambda run: float(run["bits_per_byte"]))["run"] if done else "",
         **{key: mean(key) for key in ("flops", "seconds", "tokens", "peak_bytes")},
         "tokens_per_second": tokens / seconds if tokens and seconds else None,
-        "bits_per_byte": mean("bits_per_byte"),
-        "spread": _spread([run["bits_per_byte"] for run in done]),
-        "test_bits_per_byte": None,
-        "test_spread": None,
         "generation": [],
         "samples": [],
     }
@@ -292,7 +286,8 @@ def _shape(task: Task, rate: float) -> dict[str, Any]:
     """Say what was trained and how, as far as candidates may differ in it."""
     model = {k: v for k, v in task.config["model"].items() if k not in ("name", "file", "dropout")}
     train = task.config["train"]
-    keys = ("global_batch_size", "precision", "threads", "compile")
+    batch = "global_batch_size" if train["global_batch_size"] else "batch_tokens"
+    keys = (batch, "precision", "threads", "compile")
     rates = {key: train[key] * rate for key in ("lr", "matrix_lr")}
     return {**model, **{key: train[key] for key in keys}, **rates}
 
@@ -308,50 +303,54 @@ def _spread(values: list[float]) -> float | None:
     return statistics.stdev(values) if len(values) > 1 else None
 
 
-def _floor_values(floor: Floor) -> dict[str, Any]:
-    return {
-        "name": f"{floor.order}-gram counts of bytes",
-        "bits_per_byte": floor.bits_per_byte,
-        "test_bits_per_byte": None,
-        "seconds": floor.seconds,
-        "note": floor.note,
-    }
-
-
 # -- what is measured once all runs are done ---------------------------------------------------
 
 
-def _test(folder: Path, prepared: Prepared, values: dict[str, Any], tracker: Tracker) -> None:
-    """Score every finished run on the test text, once: what was read before is not read again."""
-    text, path = prepared.test, folder / "test.json"
-    assert text is not None
-    known: dict[str, float] = read_json(path) if path.exists() else {}
-    for candidate in values["candidates"]:
-        done = [run for run in candidate["runs"] if run["bits_per_byte"] is not None]
-        for run in done:
-            if run["run"] not in known:
-                tracker.progress(f"scoring {run['run']} on test", 0, 0)
-                known[run["run"]] = _score(Run(folder / run["run"]), text)
-                write_json(path, known)
-            run["test_bits_per_byte"] = known[run["run"]]
-        scores = [run["test_bits_per_byte"] for run in done]
-        candidate["test_bits_per_byte"] = statistics.fmean(scores) if scores else None
-        candidate["test_spread"] = _spread(scores)
-    if "floor" not in known:
-        floor = floor_of(prepared.corpus.train, text, prepared.tokenizer)
-        known["floor"] = floor.bits_per_byte
+def _scored(
+    folder: Path, judge: Judge, split: str, candidates: list[dict[str, Any]], tracker: Tracker
+) -> list[dict[str, Any]]:
+    """Score every finished run on a split, once: what was scored before is not scored again.
+
+    Returns:
+        The floors; those of the runs are put into them.
+    """
+    path = folder / f"{split}.json"
+    known: dict[str, Any] = read_json(path) if path.exists() else {}
+    prefix = "" if split == "valid" else f"{split}_"
+    done = [run for c in candidates for run in c["runs"] if run[BITS.key] is not None]
+    for number, run in enumerate(done):
+        if run["run"] not in known:
+            tracker.progress(f"scoring on {split}", number, len(done))
+            known[run["run"]] = judge.score(Run(folder / run["run"]), split)
+            write_json(path, known)
+        run |= {f"{prefix}{key}": value for key, value in known[run["run"]].items()}
+    if "floors" not in known:
+        known["floors"] = judge.floors(split)
         write_json(path, known)
-    values["floor"]["test_bits_per_byte"] = known["floor"]
-    values["protocol"].append(
-        "The test text was read once by each run and by the counts, after all was chosen on valid;"
-        f" sha256 {text.fingerprint[:12]}."
-    )
+    return [
+        {**floor, "by_length": _by_length([floor["by_length"]] if "by_length" in floor else [])}
+        for floor in known["floors"]
+    ]
 
 
-def _score(run: Run, text: Tokens) -> float:
-    model, _ = load_model(run)
-    length = run.read_plan()["config"]["model"]["context_length"]
-    return score(model, text, length, "test", torch.device("cpu")).bits_per_byte
+def _average(candidate: dict[str, Any], measures: Sequence[Measure]) -> None:
+    """Put means and spreads over the finished runs into a row, and name the best of them."""
+    done = [run for run in candidate["runs"] if run[BITS.key] is not None]
+    for measure in measures:
+        for key in (measure.key, f"test_{measure.key}"):
+            scores = [run[key] for run in done if key in run]
+            candidate[key] = statistics.fmean(scores) if scores else None
+            candidate[f"{key}_spread"] = _spread(scores)
+    by_length = [run["by_length"] for run in done if "by_length" in run]
+    candidate["by_length"] = _by_length(by_length)
+    best = min(done, key=lambda run: _loss(measures[0], run)) if done else {"run": ""}
+    candidate["best_run"] = best["run"]
+
+
+def _by_length(runs: Sequence[Sequence[float]]) -> list[dict[str, float | None]]:
+    """Give mean and spread over runs of each group of lengths."""
+    groups = zip(*runs, strict=True)
+    return [{"mean": statistics.fmean(g), "spread": _spread(list(g))} for g in groups]
 
 
 def _generation(
@@ -360,31 +359,19 @@ def _generation(
     """Measure how fast a shape generates, and what it keeps; found again where it was measured."""
     path = folder / "generation.json"
     known: dict[str, Any] = read_json(path) if path.exists() else {}
-    name = candidate["name"]
+    name, contexts = candidate["name"], CONTEXTS[plan.request["task"]]
     task = next((t for t in plan.tasks if t.candidate == name), None)
     if task is None or not candidate["best_run"]:
         return
     if name not in known:
         config = config_from_dict(dict(task.config), name)
         try:
-            known[name] = [asdict(row) for row in measure_generation(config.model, CONTEXTS)]
+            known[name] = [asdict(row) for row in measure_generation(config.model, contexts)]
         except Exception as error:  # a person's own model may do anything in a long context
-            unfair.append(f"{name} cannot generate after {CONTEXTS[-1]:,} tokens: {error}")
+            unfair.append(f"{name} cannot generate after {contexts[-1]:,} tokens: {error}")
             return
         write_json(path, known)
     candidate["generation"] = known[name]
-
-
-def _samples(folder: Path, candidate: dict[str, Any]) -> None:
-    """Let a candidate's best run write from an empty page: no row of the data is shown."""
-    if not candidate["best_run"]:
-        return
-    model, tokenizer = load_model(Run(folder / candidate["best_run"]))
-    settings = [Sampling(max_new_tokens=SAMPLE_TOKENS, seed=0)]
-    stop = frozenset([tokenizer.eos_id])
-    events = generate(model, [[tokenizer.eos_id]], settings, stop_ids=stop, past_context="slide")
-    text = tokenizer.decode([event.token for event in events])
-    candidate["samples"] = [{"prompt": "", "text": text}]
 
 
 def _leave_winner(folder: Path, candidate: dict[str, Any]) -> None:

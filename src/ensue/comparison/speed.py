@@ -1,4 +1,4 @@
-"""How fast a shape generates, and what it keeps, by the length of the text before."""
+"""How fast a shape generates, and what it keeps, by the length of what was read before."""
 
 import statistics
 import time
@@ -20,7 +20,7 @@ class GenerationSpeed:
     """One point of the curve."""
 
     context: int
-    """Tokens before."""
+    """Tokens before; of an encoder-decoder: of the source."""
     tokens_per_second: float
     """One row, one token at a time; the median of the rounds."""
     state_bytes: int
@@ -33,19 +33,22 @@ def measure_generation(config: Any, contexts: Sequence[int]) -> list[GenerationS
 
     Args:
         config: The model's.
-        contexts: Lengths of the text before; those that the model cannot hold are left out.
+        contexts: Lengths of the text before, or of the source where the model has an encoder; those
+            that it cannot hold are left out.
     """
     longest = max(contexts) + NEW_TOKENS * ROUNDS
-    config = replace(config, dropout=0.0, context_length=longest)
+    room = {"context_length": longest} if hasattr(config, "context_length") else {}
+    config = replace(config, dropout=0.0, **room)
     torch.manual_seed(0)
     torch.set_num_threads(1)  # one row at a time gives no second thread anything to do
     model: Any = step_of(config).model(config).eval()
-    room = model.max_length if model.max_length is not None else longest
+    most = model.max_length if model.max_length is not None else longest
     told = {}
     for context in contexts:
-        if context + NEW_TOKENS * ROUNDS <= room:
-            tokens = torch.randint(config.vocab_size, (1, context))
-            told[context] = model(tokens, model.init_state(1))
+        if context + NEW_TOKENS * ROUNDS <= most:
+            known = getattr(config, "src_vocab_size", 0) or config.vocab_size
+            tokens = torch.randint(known, (1, context))
+            told[context] = _told(model, tokens)
     kept = {context: _bytes(state) for context, (_, state) in told.items()}
     speeds: dict[int, list[float]] = {context: [] for context in told}
     for _ in range(ROUNDS):
@@ -64,6 +67,16 @@ def measure_generation(config: Any, contexts: Sequence[int]) -> list[GenerationS
         )
         for context in told
     ]
+
+
+def _told(model: Any, tokens: Tensor) -> tuple[Tensor, Any]:
+    """Let a model read tokens: as a text before, or as a source."""
+    if not hasattr(model, "encode"):
+        hidden, state = model(tokens, model.init_state(1))
+        return hidden, state
+    memory = model.encode(tokens, torch.tensor([tokens.shape[1]]))
+    hidden, state = model(torch.zeros_like(tokens[:, :1]), model.init_state(1, memory))
+    return hidden, state
 
 
 def _bytes(state: Any) -> int:

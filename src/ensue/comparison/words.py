@@ -5,14 +5,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ensue.comparison.judge import Judge, Measure
 from ensue.comparison.plan import ComparisonPlan, can_be_fitted
 from ensue.comparison.request import CompareConfig
 from ensue.config import to_dict
-from ensue.data.corpus import DataConfig
-from ensue.floors import Floor
 from ensue.models import step_of
 from ensue.planning import build_empty
 from ensue.runs import Run
+from ensue.tasks import find_kind
 from ensue.training.choose import DROPOUT_FROM_EPOCHS
 from ensue.training.config import config_from_dict
 from ensue.views.text import command, place
@@ -25,12 +25,13 @@ MANY = 8
 """Files that a command names one by one."""
 
 
-def protocol(plan: ComparisonPlan, outcomes: Sequence[Any]) -> list[str]:
+def protocol(plan: ComparisonPlan, outcomes: Sequence[Any], judge: Judge) -> list[str]:
     """Say how it was measured.
 
     Args:
         plan: What was decided.
         outcomes: Of the runs that finished: whether valid was scored whole.
+        judge: What was learnt from, and how it was scored.
     """
     request, shapes = plan.request, [dict(t.config) for t in plan.tasks if t.name[:4] == "runs"]
     like = f"as {plan.leader} has at its size"
@@ -59,32 +60,21 @@ def protocol(plan: ComparisonPlan, outcomes: Sequence[Any]) -> list[str]:
         )
     lines = [equal, trials]
     if shapes:
-        model, train = shapes[-1]["model"], shapes[-1]["train"]
-        rows = {s["train"]["global_batch_size"] for s in shapes}
-        updates = f"{train['global_batch_size'] * model['context_length']:,}"
+        train = shapes[-1]["train"]
         lines.append(
-            f"Windows of {model['context_length']} tokens for all,"
-            f" {f'updates of {updates} tokens, ' if len(rows) == 1 else ''}{train['optimizer']},"
-            f" {train['schedule']} decay; one tokenizer. Precision, threads and batch: those that"
-            " are fastest for each (Shapes)."
+            f"{judge.updates(shapes)}{train['optimizer']}, {train['schedule']} decay; one"
+            " tokenizer for all. Precision, threads and batch: those that are fastest for each"
+            " (Shapes)."
         )
     lines.append(
         f"Seeds: {request['seeds']}; they change first weights, order of the data and dropout. ±:"
         " the sample standard deviation over them."
     )
-    scored = {(o.targets, o.sampled) for o in outcomes}
-    which = "every byte scored once"
-    if any(sampled for _, sampled in scored):
-        targets = " or ".join(f"{targets:,}" for targets, _ in sorted(scored))
-        which = f"an evenly spread sample of {targets} tokens of valid scored once"
     lines += [
-        f"Bits per byte: non-overlapping windows, {which}, what the tokenizer cannot spell charged"
-        " 8 bits a byte. The winner was chosen on valid.",
-        f"Dropout is 0.1 for a run that reads the text {DROPOUT_FROM_EPOCHS:.0f} times or more.",
+        *judge.scoring(outcomes),
+        f"Dropout is 0.1 for a run that reads the data {DROPOUT_FROM_EPOCHS:.0f} times or more.",
         "Seconds: from the start of a run's process to its end; tokens/s: in updates alone. Memory:"
         " the most that the process had, Python and torch included.",
-        "Generating: the candidate's shape with random weights and a context as long as is shown,"
-        " one row, one thread of the processor, fp32.",
     ]
     return lines
 
@@ -180,47 +170,58 @@ def _machines(folder: Path, plan: ComparisonPlan) -> list[str]:
     return ["The runs were made on machines that differ: their times do not compare."]
 
 
-def verdict(finished: Sequence[Mapping[str, Any]], floor: Floor) -> str:
+def verdict(
+    finished: Sequence[Mapping[str, Any]], floors: Sequence[Mapping[str, Any]], measure: Measure
+) -> str:
     """Say what came out, as plainly as the spread allows.
 
     Args:
         finished: Rows of the candidates that have a score, best first.
-        floor: What counting gives.
+        floors: What needs no network, with its score.
+        measure: The one that decides.
     """
     if not finished:
         return "No network came to the end of its training."
+    key = measure.key
     best, *others = finished
-    bits, known = best["bits_per_byte"], best["spread"] is not None
-    words = f"{best['name']} is best on valid: {bits:.3f} bits per byte"
-    if others:
-        other = others[0]
-        gap = other["bits_per_byte"] - bits
-        words += f", {gap:.3f} below {other['name']}"
-        if known and other["spread"] is not None:
-            words += (
-                "; that is more than the spread over seeds."
-                if gap > best["spread"] + other["spread"]
-                else "; that is within the spread over seeds, so the two are not told apart."
-            )
-        else:
-            words += "; with one seed, nobody knows how much of that is chance."
-    else:
-        words += "."
-    if bits >= floor.bits_per_byte:
+    words = f"{best['name']} is best on valid: {measure.shown(best[key])}"
+    words += f", {_ahead_of(others[0], best, measure)}" if others else "."
+    bound = min(floors, key=lambda floor: measure.loss(floor[key]))
+    if _loss(best, measure) >= _loss(bound, measure):
         return (
-            f"No network beats counting {floor.order}-grams ({floor.bits_per_byte:.3f} bits per"
-            f" byte) at this budget. {words}"
+            f"No network beats {bound['doing']} ({measure.shown(bound[key])}) at this"
+            f" budget. {words}"
         )
-    words += f" Counting {floor.order}-grams gives {floor.bits_per_byte:.3f}"
-    behind = [c["name"] for c in finished if c["bits_per_byte"] >= floor.bits_per_byte]
-    words += f", which is not beaten by {', '.join(behind)}" if behind else ""
+    given = [f"{floor['doing']} gives {floor[key]:.{measure.digits}f}" for floor in floors]
+    said = "; ".join(given)
+    words += f" {said[0].upper()}{said[1:]}"
+    which = "which is" if len(floors) == 1 else "the best of these is"
+    behind = [c["name"] for c in finished if _loss(c, measure) >= _loss(bound, measure)]
+    words += f", {which} not beaten by {', '.join(behind)}" if behind else ""
     close = [
         c["name"]
         for c in finished
-        if 0 < floor.bits_per_byte - c["bits_per_byte"] <= (c["spread"] or 0.0)
+        if 0 < _loss(bound, measure) - _loss(c, measure) <= (c[f"{key}_spread"] or 0.0)
     ]
     words += f"; {', '.join(close)} beat it by no more than their spread" if close else ""
     return f"{words}."
+
+
+def _loss(one: Mapping[str, Any], measure: Measure) -> float:
+    return measure.loss(float(one[measure.key]))
+
+
+def _ahead_of(other: Mapping[str, Any], best: Mapping[str, Any], measure: Measure) -> str:
+    """Say by how much the best is ahead of the next, and what that is worth."""
+    spreads = [one[f"{measure.key}_spread"] for one in (best, other)]
+    gap = _loss(other, measure) - _loss(best, measure)
+    side = "above" if measure.more else "below"
+    words = f"{gap:.{measure.digits}f} {side} {other['name']}"
+    if None in spreads:
+        return f"{words}; with one seed, nobody knows how much of that is chance."
+    if gap > sum(spreads):
+        return f"{words}; that is more than the spread over seeds."
+    return f"{words}; that is within the spread over seeds, so the two are not told apart."
 
 
 def whole_command(request: Mapping[str, Any], candidates: Sequence[str], folder: Path) -> str:
@@ -233,16 +234,17 @@ def whole_command(request: Mapping[str, Any], candidates: Sequence[str], folder:
         file, colon, classname = str(table["name"]).rpartition(":")
         of = f"{place(file)}:{classname}" if colon else classname
         models.append(of if name == classname.lower() else f"{name}={of}")
-    data = request["data"]
+    data, kind = request["data"], find_kind(request["task"])
     sources = data["sources"]
     words: list[object] = ["ensue", "compare"]
     words += map(place, sources) if len(sources) <= MANY else ["FILES"]
-    words += _flags("", data, to_dict(DataConfig(sources=())), {"sources", "cache"})
-    usual = to_dict(CompareConfig(data=DataConfig(sources=())))
+    nothing = kind.config(sources=())
+    words += _flags("", data, to_dict(nothing), {"sources", "cache"})
+    usual = to_dict(CompareConfig(task=kind.name, data=nothing))
     words += ["--models", ",".join(models)]
     always = {key: request[key] for key in ("equal", "budget", "seeds")}
     words += _flags("", always, {}, set())
-    words += _flags("", request, usual, {"data", "models", "train", *always})
+    words += _flags("", request, usual, {"task", "data", "models", "train", *always})
     words += _flags("train.", request["train"], usual["train"], set())
     return command(*words, "--out", place(folder))
 

@@ -22,11 +22,13 @@ from typing import Any
 
 import torch
 
+from ensue.comparison.judge import Judge
+from ensue.comparison.pairs import PairsJudge
 from ensue.comparison.plan import ComparisonPlan, Task, make_plan
-from ensue.comparison.request import CompareConfig
+from ensue.comparison.request import CompareConfig, named_files
 from ensue.comparison.results import Prepared, Result, Trials, gather, read_outcome
+from ensue.comparison.text import TextJudge
 from ensue.config import differences, to_dict, to_toml
-from ensue.data.corpus import tokenise
 from ensue.distributed.env import start_env
 from ensue.errors import (
     DataError,
@@ -37,13 +39,17 @@ from ensue.errors import (
     UsageError,
 )
 from ensue.files import read_json, read_sealed, seal, write_atomic, write_json, writing
+from ensue.models import find_step
 from ensue.models.custom import CustomConfig
 from ensue.runs import HeldError, Run, holding, new_run_path
-from ensue.tokenizers import load_tokenizer
+from ensue.tasks import find_kind
+from ensue.tasks.translate import SRC_TOKENIZER, TGT_TOKENIZER
 from ensue.training.config import RunConfig, config_from_dict, config_to_dict
 from ensue.training.session import read_data
 from ensue.training.tracking import Tracker
 
+JUDGES: dict[str, Any] = {"lm": TextJudge, "translate": PairsJudge}
+"""Each task's part of a comparison."""
 POLL_SECONDS = 0.25
 """Between two looks at a run."""
 WAIT_SECONDS = 2.0
@@ -75,7 +81,7 @@ def compare(
     if jobs < 1:
         raise UsageError(f"jobs is {jobs}: at least one run at a time")
     tracker = tracker or Tracker()
-    stem = Path(request.data.sources[0]).name.split(".")[0] or "text"
+    stem = Path(next(iter(named_files(request.data)), "")).name.split(".")[0] or "data"
     folder = Path(out or new_run_path(f"{stem}-compare"))
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} is a file", "Name a folder for the comparison: --out DIR")
@@ -105,8 +111,8 @@ def _turn(folder: Path) -> Iterator[None]:
 
 def _prepare(request: CompareConfig, folder: Path, tracker: Tracker) -> Prepared:
     """Read the texts; make the plan, or find it and check that it is the one asked for."""
-    path, own = folder / "comparison.json", folder / "tokenizer.json"
-    plan = None
+    path, own = folder / "comparison.json", ("compare.lock", TGT_TOKENIZER, SRC_TOKENIZER)
+    kind, data, plan = find_kind(request.task), request.data, None
     if path.exists():
         plan = ComparisonPlan.from_json(read_sealed(path))
         changed = differences(plan.request, json.loads(json.dumps(request.to_json())))
@@ -115,36 +121,26 @@ def _prepare(request: CompareConfig, folder: Path, tracker: Tracker) -> Prepared
                 f"{folder} holds another comparison:\n  " + "\n  ".join(changed),
                 "Repeat the old command to go on, or compare in another folder with --out.",
             )
-    elif any(p.name not in ("compare.lock", own.name) for p in folder.iterdir()):
+        data = kind.frozen(data, folder)
+    elif any(p.name not in own for p in folder.iterdir()):
         raise UsageError(
             f"{folder} is not empty and is not a comparison", "Name another folder with --out."
         )
-    data = request.data
-    if own.exists():
-        data = replace(data, tokenizer=str(own))
-    reading: Any = RunConfig(data=data, model=None)
-    corpus, tokenizer = read_data(reading, start_env(), tracker)
-    test = None
-    if request.test:  # now, not after hours of training: its name may be misspelt
-        test, _ = tokenise(
-            request.test,
-            tokenizer,
-            text_column=data.text_column,
-            encoding=data.encoding,
-            cache_folder=data.cache,
-            load_tokenizer=load_tokenizer,
-        )
+    # One text for all, whatever the model.
+    reading = RunConfig(task=kind.name, data=data, model=find_step(kind.model).default)
+    material = read_data(reading, start_env(), tracker)
+    judge: Judge = JUDGES[kind.name](request, material, tracker, plan.measure if plan else "")
     if plan is None:
-        tokenizer.save(own)
-        plan = make_plan(request, corpus, test, tokenizer, folder, tracker)
+        material.save(folder)
+        plan = make_plan(request, judge, folder, tracker)
         write_atomic(path, seal(json.loads(json.dumps(plan.to_json()))))
-    elif (corpus.fingerprint, test.fingerprint if test else "") != (plan.corpus, plan.test):
+    elif (material.fingerprint, judge.test) != (plan.corpus, plan.test):
         raise DataError(
-            f"the {'test text' if corpus.fingerprint == plan.corpus else 'data'} is not what"
+            f"the {'test text' if material.fingerprint == plan.corpus else 'data'} is not what"
             f" {folder} was begun with",
             "Put the old data back, or compare in another folder with --out.",
         )
-    return Prepared(plan, corpus, test, tokenizer)
+    return Prepared(plan, judge)
 
 
 class Work:

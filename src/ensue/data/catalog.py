@@ -18,6 +18,10 @@ from ensue.errors import DataError, MissingExtraError, UsageError, nearest
 
 _CHAR_RNN = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare"
 _EXAMPLES = "https://raw.githubusercontent.com/pytorch/examples/main/word_language_model/data"
+_MULTI30K = "https://raw.githubusercontent.com/multi30k/dataset/master/data/task1/raw"
+
+MADE = ("train", "valid", "test")
+"""Splits of a set that is made here."""
 
 Progress = Callable[[str, int, int], None]
 
@@ -27,13 +31,13 @@ class File:
     """One file of a public set."""
 
     split: str
-    """train, valid or test."""
+    """train, valid or test; of pairs with the language: train.de."""
     url: str
-    """Where it is fetched."""
+    """Where it is fetched, perhaps gzipped."""
     size_bytes: int
-    """Its size."""
+    """Its size, unpacked."""
     sha256: str
-    """Its content."""
+    """Its content, unpacked."""
     local: str
     """Its path below ``ENSUE_DATA``, perhaps gzipped."""
 
@@ -48,8 +52,12 @@ class PublicSet:
     """One line on what it is."""
     licence: str
     """Under which terms it may be used."""
-    files: tuple[File, ...]
-    """Its files."""
+    files: tuple[File, ...] = ()
+    """Its files; none: they are made here."""
+    made_by: str = ""
+    """The module that writes ``train.tsv``, ``valid.tsv`` and ``test.tsv``."""
+    task: str = "lm"
+    """What is learnt from it where it alone is named; see `ensue.tasks`."""
 
     @property
     def size_bytes(self) -> int:
@@ -58,6 +66,13 @@ class PublicSet:
 
 
 CATALOG: tuple[PublicSet, ...] = (
+    PublicSet(
+        name="dates",
+        title="Dates as they are written in 33 languages, and in ISO 8601; made here from CLDR",
+        licence="Unicode License v3",
+        made_by="ensue.data.dates",
+        task="translate",
+    ),
     PublicSet(
         name="shakespeare",
         title="Tiny Shakespeare: 40,000 lines of his plays (Karpathy 2015)",
@@ -100,6 +115,77 @@ CATALOG: tuple[PublicSet, ...] = (
             ),
         ),
     ),
+    PublicSet(
+        name="multi30k",
+        title="Multi30k: captions of pictures in German, English and French (Elliott et al. 2016)",
+        licence="CC BY-NC-SA 4.0 by its paper, none in its repository: not for commercial use",
+        task="translate",
+        files=(
+            File(
+                split="train.de",
+                url=f"{_MULTI30K}/train.de.gz",
+                size_bytes=2_110_398,
+                sha256="2c2b73fd2b548fbcde3a875e0a78d6ee94d498bfdee6bd3eae3945779e9ddf72",
+                local="multi30k/train.de.gz",
+            ),
+            File(
+                split="train.en",
+                url=f"{_MULTI30K}/train.en.gz",
+                size_bytes=1_801_238,
+                sha256="460a15fbd157e34a7a9957ee388c1ca247fe47af3ef25fb50442af6c274e0fc6",
+                local="multi30k/train.en.gz",
+            ),
+            File(
+                split="train.fr",
+                url=f"{_MULTI30K}/train.fr.gz",
+                size_bytes=2_111_303,
+                sha256="5925a3c18f1587b6b54b87743106e6e8ab93618edb6f65d19eac0621f853a10d",
+                local="multi30k/train.fr.gz",
+            ),
+            File(
+                split="valid.de",
+                url=f"{_MULTI30K}/val.de.gz",
+                size_bytes=75_981,
+                sha256="660e09eb7e1da2f856ea13ee5ad3cf6d36b3d5b0b733c857e94c5747a3dfc660",
+                local="multi30k/val.de.gz",
+            ),
+            File(
+                split="valid.en",
+                url=f"{_MULTI30K}/val.en.gz",
+                size_bytes=63_297,
+                sha256="1f2a23d992769b5b3d209b0a10dd0b77c08cceb1f20dfb97ed0aafa49d107227",
+                local="multi30k/val.en.gz",
+            ),
+            File(
+                split="valid.fr",
+                url=f"{_MULTI30K}/val.fr.gz",
+                size_bytes=73_924,
+                sha256="5304e444d842e962b2dda4d816b70b22a1765b15401642b7ca37a67477e708dc",
+                local="multi30k/val.fr.gz",
+            ),
+            File(
+                split="test.de",
+                url=f"{_MULTI30K}/test_2016_flickr.de.gz",
+                size_bytes=70_649,
+                sha256="4be6b5b3236b79c25475c6bb829800a7ce559e9ba7a1f6c2394fe4d40be46d16",
+                local="multi30k/test_2016_flickr.de.gz",
+            ),
+            File(
+                split="test.en",
+                url=f"{_MULTI30K}/test_2016_flickr.en.gz",
+                size_bytes=62_076,
+                sha256="399a4382932c1aadd3ceb9bef1008d388a64c76d4ae4e9d4728c6f4301cac182",
+                local="multi30k/test_2016_flickr.en.gz",
+            ),
+            File(
+                split="test.fr",
+                url=f"{_MULTI30K}/test_2016_flickr.fr.gz",
+                size_bytes=72_261,
+                sha256="cb3160d69b002bb638e66cc7612fcd56cb0af82eadc9c142dedc438afb885ef6",
+                local="multi30k/test_2016_flickr.fr.gz",
+            ),
+        ),
+    ),
 )
 
 
@@ -122,6 +208,8 @@ def find(name: str, cache_folder: str = "") -> dict[str, Path] | None:
     """Give split to file when the whole set is on this machine, otherwise None."""
     public = entry(name)
     root = cache.cache_root(cache_folder)
+    if public.made_by:
+        return _made(root, public)
     found: dict[str, Path] = {}
     for file in public.files:
         places = [_cached(root, public, file)]
@@ -158,9 +246,10 @@ def get(name: str, on_progress: Progress | None = None, cache_folder: str = "") 
         for file in public.files:
             target = _cached(root, public, file)
             if not (target.is_file() and _fits(target, file)):
-                _fetch(public, file, scratch, on_progress)
+                fetched = scratch / target.name
+                _fetch(public, file, fetched, on_progress)
                 target.parent.mkdir(parents=True, exist_ok=True)
-                (scratch / file.split).replace(target)
+                fetched.replace(target)
             files[file.split] = target
     return files
 
@@ -189,8 +278,51 @@ def resolve(source: str, cache_folder: str = "") -> dict[str, Path] | None:
     return found
 
 
+def resolve_file(source: str, cache_folder: str = "") -> str:
+    """Give the path of ``NAME/SPLIT``, one file of a set; what is no such name stays as it is.
+
+    Raises:
+        DataError: The set is known but not on this machine.
+        UsageError: The set is known, and has no such file.
+    """
+    name, _, split = source.partition("/")
+    if not split or Path(source).exists() or all(public.name != name for public in CATALOG):
+        return source
+    public = entry(name)
+    splits = [file.split for file in public.files] or list(MADE)
+    if split not in splits:
+        raise UsageError(
+            f"{name} has no file {split!r}{nearest(split, splits)}",
+            f"Its files: {', '.join(splits)}",
+        )
+    found = resolve(f"data:{name}", cache_folder)
+    assert found is not None
+    return str(found[split])
+
+
+def _made(root: Path, public: PublicSet) -> dict[str, Path]:
+    """Make a set, or find what was made before; by another Python the same is made."""
+    home = root / "sets" / public.name
+    files = {split: home / f"{split}.tsv" for split in MADE}
+    if not all(path.is_file() for path in files.values()):
+        with cache.scratch(root) as scratch:
+            importlib.import_module(public.made_by).write(scratch)
+            home.mkdir(parents=True, exist_ok=True)
+            for path in files.values():
+                (scratch / path.name).replace(path)
+    return files
+
+
+def task_of(source: str) -> str:
+    """Give the task of a public set that is named; empty: it is no such name."""
+    name = source.removeprefix("data:")
+    known = next((public.task for public in CATALOG if public.name == name), "")
+    return known if name != source or (known and not Path(source).exists()) else ""
+
+
 def _cached(root: Path, public: PublicSet, file: File) -> Path:
-    return root / "sets" / public.name / f"{file.split}.txt"
+    packed = ".gz" if file.url.endswith(".gz") else ""
+    return root / "sets" / public.name / f"{file.split}.txt{packed}"
 
 
 def _fits(path: Path, file: File) -> bool:
@@ -209,7 +341,7 @@ def _fits(path: Path, file: File) -> bool:
     return hashlib.sha256(data).hexdigest() == file.sha256
 
 
-def _fetch(public: PublicSet, file: File, scratch: Path, on_progress: Progress | None) -> None:
+def _fetch(public: PublicSet, file: File, target: Path, on_progress: Progress | None) -> None:
     try:
         pooch: Any = importlib.import_module("pooch")
         requests: Any = importlib.import_module("requests")
@@ -230,18 +362,19 @@ def _fetch(public: PublicSet, file: File, scratch: Path, on_progress: Progress |
         pooch.get_logger().setLevel("WARNING")
         pooch.retrieve(
             file.url,
-            known_hash=f"sha256:{file.sha256}",
-            fname=file.split,
-            path=scratch,
+            known_hash=None,  # that of the content is checked below: it may be packed in many ways
+            fname=target.name,
+            path=target.parent,
             downloader=download,
         )
+        if not _fits(target, file):
+            raise ValueError("its content is not what it should be")
     except (requests.RequestException, ValueError, OSError) as error:
         if isinstance(error, OSError) and not isinstance(error, requests.RequestException):
             raise
-        what = "its content is not what it should be" if isinstance(error, ValueError) else error
         raise DataError(
-            f"{public.name} ({file.split}): {file.url} cannot be had: {str(what)[:200]}",
+            f"{public.name} ({file.split}): {file.url} cannot be had: {str(error)[:200]}",
             f"Try again later, or put the file at $ENSUE_DATA/{file.local} yourself.",
         ) from None
-    with (scratch / file.split).open("rb") as stream:
+    with target.open("rb") as stream:
         os.fsync(stream.fileno())

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from ensue.data import cache, encodings, shards
@@ -13,7 +14,7 @@ from ensue.data.spool import Progress, View
 from ensue.data.worker import Loader, Tok
 from ensue.errors import DataError, UsageError, nearest
 
-KINDS = ("auto", "byte", "char", "word", "bpe")
+KINDS = ("auto", "byte", "char", "word", "bpe", "unigram")
 # Merges and words learnt from more text than this hardly differ; counting takes 0.1 s a megabyte.
 TOKENIZER_SAMPLE_BYTES = 32 << 20
 
@@ -31,7 +32,7 @@ class DataConfig:
     valid_fraction: float = 0.1
     """How much is held out, above 0 and below 1."""
     tokenizer: str = "auto"
-    """auto, byte, char, word, bpe, or the path of a tokenizer.json."""
+    """auto, byte, char, word, bpe, unigram, or the path of a tokenizer.json."""
     vocab_size: int = 0
     """Ids in a tokenizer that is learnt; 0 to choose by the amount of text."""
     text_column: str = ""
@@ -51,11 +52,7 @@ class DataConfig:
             raise UsageError(
                 f"data.vocab_size is {self.vocab_size}", "Give 0 to have it chosen, or a size."
             )
-        if self.tokenizer not in KINDS and not _looks_like_path(self.tokenizer):
-            raise UsageError(
-                f"unknown tokenizer {self.tokenizer!r}{nearest(self.tokenizer, KINDS)}",
-                f"Choose from {', '.join(KINDS)}, or give the path of a tokenizer.json.",
-            )
+        check_tokenizer(self.tokenizer)
         if self.encoding:
             encodings.check_codec(self.encoding)
 
@@ -220,28 +217,63 @@ def _learnt(
     kind, vocab_size = config.tokenizer, config.vocab_size
     chosen_kind, chosen_size = choose_tokenizer(facts.train_bytes, facts.num_chars_distinct)
     kind = chosen_kind if kind == "auto" else kind
-    if not vocab_size and kind == "bpe":
+    if not vocab_size and kind in ("bpe", "unigram"):
         vocab_size = chosen_size or 512
-    limit = 0 if kind in ("byte", "char") else TOKENIZER_SAMPLE_BYTES
-    key = cache.key_of(shards.FORMAT, facts.train, kind, vocab_size, limit)
-    path = root / "tokenizers" / f"{key}.json"
-    tokenizer = _load_cached(path, load_tokenizer, remarks)
-    if tokenizer is None:
-        pieces: Iterator[str] = iter(())
-        if kind != "byte":
-            view = text.views()[0]
-            total = min(limit or view.num_bytes, view.num_bytes)
-            pieces = _counted(view.texts(limit), total, progress)
-        tokenizer = make_tokenizer(kind, pieces, vocab_size)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        tokenizer.save(path)
+    path, tokenizer = learn_tokenizer(
+        (kind, vocab_size),
+        facts.train,
+        lambda: [text.views()[0]],
+        root,
+        (make_tokenizer, load_tokenizer),
+        progress,
+        remarks,
+    )
     if config.tokenizer == "auto":
         remarks.say(
             f"tokenizer: {kind}, {tokenizer.vocab_size:,} ids, chosen for "
             f"{facts.train_bytes:,} bytes of text (choose with --tokenizer)"
         )
-    if limit and facts.train_bytes > limit:
-        remarks.say(f"tokenizer learnt from an even spread of {limit >> 20} MB of the text")
+    return path, tokenizer
+
+
+def learn_tokenizer(
+    asked: tuple[str, int],
+    text: str,
+    views: Callable[[], Sequence[View]],
+    root: Path,
+    makers: tuple[MakeTokenizer, Loader],
+    progress: Progress,
+    remarks: Notes,
+) -> tuple[Path, Tok]:
+    """Give the tokenizer learnt from a text before, or learn it.
+
+    Args:
+        asked: Its kind, and its number of ids (0: as many as the kind has).
+        text: Fingerprint of the text.
+        views: Gives the text, when it must be read.
+        root: The cache folder.
+        makers: What learns a tokenizer, and what reads one.
+        progress: Called with ("tokenizer", characters read, bytes in all).
+        remarks: Takes what should be said.
+    """
+    kind, vocab_size = asked
+    make_tokenizer, load_tokenizer = makers
+    limit = 0 if kind in ("byte", "char") else TOKENIZER_SAMPLE_BYTES
+    path = root / "tokenizers" / f"{cache.key_of(shards.FORMAT, text, *asked, limit)}.json"
+    tokenizer = _load_cached(path, load_tokenizer, remarks)
+    if tokenizer is None:
+        pieces: Iterator[str] = iter(())
+        if kind != "byte":
+            every = views()
+            total = sum(view.num_bytes for view in every)
+            if limit and total > limit:
+                remarks.say(f"tokenizer learnt from an even spread of {limit >> 20} MB of the text")
+            shares = [limit * view.num_bytes // total for view in every]
+            texts = chain.from_iterable(v.texts(n) for v, n in zip(every, shares, strict=True))
+            pieces = _counted(texts, min(limit or total, total), progress)
+        tokenizer = make_tokenizer(kind, pieces, vocab_size)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tokenizer.save(path)
     return path, tokenizer
 
 
@@ -264,6 +296,15 @@ def _counted(texts: Iterator[str], total: int, progress: Progress) -> Iterator[s
             said = done
             progress("tokenizer", min(done, total), total)
     progress("tokenizer", total, total)
+
+
+def check_tokenizer(name: str) -> None:
+    """Refuse what is neither a kind of tokenizer nor the path of one."""
+    if name not in KINDS and not _looks_like_path(name):
+        raise UsageError(
+            f"unknown tokenizer {name!r}{nearest(name, KINDS)}",
+            f"Choose from {', '.join(KINDS)}, or give the path of a tokenizer.json.",
+        )
 
 
 def _looks_like_path(name: str) -> bool:

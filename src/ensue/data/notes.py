@@ -1,5 +1,7 @@
 """What the readers sniffed, guessed, skipped or chose, gathered to be said once."""
 
+from pathlib import PurePath
+
 _NAMED = 3  # names shown of each kind of remark; a folder may have thousands
 
 
@@ -26,4 +28,9 @@ def _line(remark: str, names: list[str]) -> str:
     if not names:
         return remark
     more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
-    return f"{remark}: {', '.join(names[:_NAMED])}{more}"
+    return f"{remark}: {', '.join(map(shown, names[:_NAMED]))}{more}"
+
+
+def shown(name: str) -> str:
+    """Name a file without telling where on this machine it lies: notes enter cards and reports."""
+    return PurePath(name).name if PurePath(name).is_absolute() else name

@@ -1,5 +1,6 @@
-"""The order in which windows of a token stream are visited, as a pure function."""
+"""The order in which windows of a stream, and rows of a table, are visited, as pure functions."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -90,3 +91,66 @@ def _permute(place: NDArray[np.int64], size: int, key: NDArray[np.uint64]) -> ND
         x[todo] = (left << half) | right
         todo = x >= _U64(size)
     return x.astype(np.int64)
+
+
+class BucketOrder:
+    """Which rows make update ``i``, for any ``i``: rows of about one length, little padding.
+
+    An epoch sorts all rows by length, equal ones and near ones at random, cuts that into batches of
+    so many tokens, and visits the batches at random; all of it by a hash of (seed, epoch, row). So
+    the whole resume state is the number of updates.
+
+    Args:
+        lengths: Of each row, the tokens of its sides (source and target), at least 1.
+        tokens: What a batch holds at most on any side, padding included; a longer row stands alone.
+        seed: Another seed gives another order.
+    """
+
+    def __init__(self, lengths: Sequence[NDArray[np.int64]], tokens: int, seed: int) -> None:
+        self.longest = np.maximum.reduce(list(lengths))
+        self.tokens, self.seed = tokens, seed
+        self._counts: list[int] = []
+        self._kept: tuple[int, list[NDArray[np.int64]]] = (-1, [])
+
+    @property
+    def updates_per_epoch(self) -> int:
+        """Updates in the first epoch; later ones have about as many."""
+        return len(self._epoch(0))
+
+    def rows(self, update: int) -> NDArray[np.int64]:
+        """Give the rows of an update."""
+        epoch, place = 0, update
+        while place >= self._count(epoch):
+            place -= self._count(epoch)
+            epoch += 1
+        return self._epoch(epoch)[place]
+
+    def _count(self, epoch: int) -> int:
+        while len(self._counts) <= epoch:
+            self._counts.append(len(self._epoch(len(self._counts))))
+        return self._counts[epoch]
+
+    def _epoch(self, epoch: int) -> list[NDArray[np.int64]]:
+        """Give the batches of an epoch, in order; the last one asked for is kept."""
+        if self._kept[0] != epoch:
+            key = _mix(_mix(np.array([self.seed & (2**64 - 1)], _U64)) ^ _U64(epoch))
+            noise = _mix(np.arange(len(self.longest), dtype=_U64) ^ key)
+            # Up to one and a half tokens of noise: batches of an epoch differ from another's.
+            jitter = (noise >> _U64(11)).astype(np.float64) * (1.5 / 2**53)
+            order = np.argsort(self.longest + jitter, kind="stable")
+            batches = self._cut(order)
+            visits = np.argsort(_mix(np.arange(len(batches), dtype=_U64) ^ ~key), kind="stable")
+            self._kept = (epoch, [batches[i] for i in visits])
+        return self._kept[1]
+
+    def _cut(self, order: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+        """Cut sorted rows so that the longest of a batch, times its rows, fits."""
+        sizes = self.longest[order]
+        batches, first = [], 0
+        while first < len(order):
+            count = max(1, self.tokens // int(sizes[first]))
+            while count > 1 and count * int(sizes[first : first + count].max()) > self.tokens:
+                count = max(1, self.tokens // int(sizes[first : first + count].max()))
+            batches.append(order[first : first + count])
+            first += count
+        return batches

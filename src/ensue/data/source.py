@@ -36,7 +36,7 @@ class Source:
     name: str
     """As shown in messages."""
     form: str
-    """``text``, ``jsonl``, ``csv``, ``tsv``, ``parquet`` or ``hub``."""
+    """``text``, ``jsonl``, ``csv``, ``tsv``, ``parquet``, ``hub``, or ``json``: one document."""
     path: Path | None
     """The file; none for a hub data set."""
     from_folder: bool = False
@@ -45,13 +45,16 @@ class Source:
     """A copy of standard input or of a pipe: its path says nothing about its content."""
 
 
-def list_sources(names: Sequence[str], notes: Notes, scratch: Path) -> list[Source]:
+def list_sources(
+    names: Sequence[str], notes: Notes, scratch: Path, *, documents: bool = False
+) -> list[Source]:
     """Find the files behind the names; folders are listed recursively, in sorted order.
 
     Args:
         names: Paths, ``-`` for standard input, or ``hub:NAME[:split]``.
         notes: Takes what is skipped.
         scratch: A folder that may take a copy of standard input or of a pipe.
+        documents: A named file may be one JSON document.
 
     Raises:
         DataError: Something is missing or holds nothing that can be read.
@@ -69,7 +72,7 @@ def list_sources(names: Sequence[str], notes: Notes, scratch: Path) -> list[Sour
         elif Path(name).is_dir():
             found.extend(_list_folder(Path(name), notes))
         else:
-            found.append(_one_file(name, scratch))
+            found.append(_one_file(name, scratch, documents))
     return found
 
 
@@ -130,7 +133,7 @@ def _is_json(path: Path) -> bool:
     return path.name.lower().endswith((".json", ".json.gz"))
 
 
-def _one_file(name: str, scratch: Path) -> Source:
+def _one_file(name: str, scratch: Path, documents: bool) -> Source:
     path = Path(name)
     try:
         mode = path.stat().st_mode
@@ -138,6 +141,8 @@ def _one_file(name: str, scratch: Path) -> Source:
         raise _missing(path) from None
     except (OSError, ValueError) as error:
         raise _unreadable(name, error) from None
+    if _is_json(path) and documents:
+        return Source(name=name, form="json", path=path)
     if _is_json(path):
         raise DataError(
             f"{name}: ensue reads JSON lines (one object per line), not one JSON document",

@@ -31,12 +31,13 @@ def split(spool: Spool, valid_fraction: float) -> tuple[View, View, str]:
             # Document of each piece: how many ended before it.
             document: NDArray[np.int64] = np.cumsum(view.closes) - view.closes
             mask = held_out[document]
-            return _masked(view, ~mask), _masked(view, mask), remark
+            return masked(view, ~mask), masked(view, mask), remark
     train, valid = _by_position(spool, int(spool.num_chars * (1 - valid_fraction)))
     return train, valid, f"the last {percent} of the characters are valid"
 
 
-def _masked(view: View, mask: NDArray[np.bool_]) -> View:
+def masked(view: View, mask: NDArray[np.bool_]) -> View:
+    """Give the pieces of a view for which the mask is true."""
     return View(view.path, view.starts[mask], view.ends[mask], view.closes[mask])
 
 

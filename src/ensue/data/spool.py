@@ -4,6 +4,7 @@ A plain file could be read twice without a copy; a pipe, a gzip or a table could
 makes them alike: seekable, clean, and the same for every later pass and every worker.
 """
 
+import contextlib
 import hashlib
 import re
 from array import array
@@ -129,9 +130,18 @@ class Spool:
 
     def write(self, documents: Iterable[Document], notes: Notes, progress: Progress) -> None:
         """Write all documents; those without a character leave no trace."""
+        with self.writing(notes, progress) as add:
+            for document in documents:
+                add(document)
+
+    @contextlib.contextmanager
+    def writing(self, notes: Notes, progress: Progress) -> Iterator[Callable[[Document], None]]:
+        """Give what writes one document after another."""
         said = 0
         with self.path.open("wb") as file:
-            for document in documents:
+
+            def add(document: Document) -> None:
+                nonlocal said
                 digest = hashlib.blake2b(digest_size=8)
                 begun = len(self._piece_ends)
                 for piece in document.pieces:
@@ -146,6 +156,8 @@ class Spool:
                     self._closes[-1] = 1
                     self._hashes.append(int.from_bytes(digest.digest(), "little"))
                     self.num_documents += 1
+
+            yield add
         progress("reading", self.num_bytes, 0)
 
     def _note(self, piece: str, num_bytes: int) -> None:

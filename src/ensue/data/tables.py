@@ -3,7 +3,7 @@
 import csv
 import importlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
 from typing import Any, NoReturn
 
@@ -17,29 +17,66 @@ _MAX_ROW_CHARS = 64 << 20
 _MAX_REPORTED = 5
 _SAMPLE_ROWS = 100
 
-Row = tuple[str, str]  # where it stands ("file:line"), its text
+Row = tuple[str, tuple[str, ...]]
+"""Where it stands ("file:line"), and the text of the columns that were picked."""
+Samples = Sequence[Mapping[str, Any]]
+Pick = Callable[[Samples], tuple[str, ...]]
+"""Chooses columns by the first rows."""
 
 
-def read_rows(source: Source, notes: Notes, text_column: str, encoding: str) -> Iterator[Row]:
+def read_rows(
+    source: Source, notes: Notes, text_column: str, encoding: str
+) -> Iterator[tuple[str, str]]:
     """Give every row's place and text; rows without text are skipped and counted.
 
     Raises:
         DataError: Malformed rows (the first five, with file and line), or no text column.
     """
-    if source.form == "parquet":
-        rows = _parquet(source, notes, text_column)
-    elif source.form == "hub":
-        rows = _hub(source, notes, text_column)
-    else:
-        rows = _from_lines(source, notes, text_column, encoding)
-    empty = 0
-    for where, text in rows:
+
+    def pick(samples: Samples) -> tuple[str, ...]:
+        return (choose_column(samples, text_column, source.name, notes),)
+
+    empty, named = 0, (text_column,) if text_column else ()
+    for where, (text,) in read_columns(source, notes, pick, encoding, named):
         if text:
-            yield where, text.replace("\r\n", "\n")
+            yield where, text
         else:
             empty += 1
     if empty:
         notes.say(f"{source.name}: {empty:,} rows without text skipped")
+
+
+def read_columns(
+    source: Source,
+    notes: Notes,
+    pick: Pick,
+    encoding: str,
+    named: Sequence[str],
+    numbers: bool = False,
+) -> Iterator[Row]:
+    """Give every row's place, and its text in the columns that `pick` chooses.
+
+    Args:
+        source: A table.
+        notes: Takes remarks.
+        pick: Chooses, from the first rows.
+        encoding: Of text files; empty to find out.
+        named: Columns that the user has named, so that the first row must hold names; or by their
+            numbers, where it does not.
+        numbers: Take numbers, true and false of JSON lines for the text that they are written as:
+            for labels, never for a text to learn from.
+
+    Raises:
+        DataError: Malformed rows (the first five, with file and line).
+    """
+    if source.form == "parquet":
+        rows = _parquet(source, pick)
+    elif source.form == "hub":
+        rows = _hub(source, pick)
+    else:
+        rows = _from_lines(source, notes, pick, encoding, named, numbers)
+    for where, texts in rows:
+        yield where, tuple(text.replace("\r\n", "\n") for text in texts)
 
 
 def choose_column(
@@ -98,17 +135,24 @@ class _Faults:
             )
 
 
-def _from_lines(source: Source, notes: Notes, column: str, encoding: str) -> Iterator[Row]:
+def _from_lines(
+    source: Source,
+    notes: Notes,
+    pick: Pick,
+    encoding: str,
+    named: Sequence[str],
+    numbers: bool,
+) -> Iterator[Row]:
     codec = encoding or encodings.detect(lambda: open_bytes(source), source.name, notes)
     with open_bytes(source) as stream:
-        lines = _lines(encodings.decode(stream, codec, source.name, notes), source.name)
+        lines = lines_of(encodings.decode(stream, codec, source.name, notes), source.name)
         if source.form == "jsonl":
-            yield from _jsonl(lines, source.name, notes, column)
+            yield from _jsonl(lines, source.name, pick, numbers)
         else:
-            yield from _csv(lines, source, notes, column)
+            yield from _csv(lines, source, notes, pick, named)
 
 
-def _lines(pieces: Iterable[str], name: str) -> Iterator[str]:
+def lines_of(pieces: Iterable[str], name: str) -> Iterator[str]:
     """Give lines without their ends; only a line feed ends a line."""
     tail = ""
     for piece in pieces:
@@ -124,21 +168,38 @@ def _lines(pieces: Iterable[str], name: str) -> Iterator[str]:
         yield tail
 
 
-def _jsonl(lines: Iterable[str], name: str, notes: Notes, column: str) -> Iterator[Row]:
+def _jsonl(lines: Iterable[str], name: str, pick: Pick, numbers: bool) -> Iterator[Row]:
     faults = _Faults(name)
     objects = _json_objects(lines, faults)
+    if numbers:
+        objects = ((number, _worded(value)) for number, value in objects)
     first = list(islice(objects, _SAMPLE_ROWS))
-    faults_or_rows = [value for _, value in first if isinstance(value, dict)]
-    chosen = choose_column(faults_or_rows, column, name, notes) if faults_or_rows else ""
+    samples = [value for _, value in first if isinstance(value, dict)]
+    chosen = pick(samples) if samples else ("",)
     for number, value in chain(first, objects):
-        text = value.get(chosen, _ABSENT) if isinstance(value, dict) else value
-        if text is _ABSENT:
-            faults.add(number, f"no key {chosen!r}")
-        elif text is None or isinstance(text, str):
-            yield f"{name}:{number}", text or ""
+        row = value if isinstance(value, dict) else dict.fromkeys(chosen[:1], value)
+        texts = [row.get(key, _ABSENT) for key in chosen]
+        wrong = [_wrong(k, t) for k, t in zip(chosen, texts, strict=True)]
+        if any(wrong):
+            faults.add(number, next(filter(None, wrong)))
         else:
-            faults.add(number, f"{chosen!r} is not text but {type(text).__name__}")
+            yield f"{name}:{number}", tuple(text or "" for text in texts)
     faults.finish()
+
+
+def _worded(value: Any) -> Any:
+    """Write the numbers, true and false of a row as text, as JSON does."""
+    if not isinstance(value, dict):
+        return value
+    return {k: json.dumps(v) if isinstance(v, int | float) else v for k, v in value.items()}
+
+
+def _wrong(key: str, text: Any) -> str:
+    if text is _ABSENT:
+        return f"no key {key!r}"
+    if text is None or isinstance(text, str):
+        return ""
+    return f"{key!r} is not text but {type(text).__name__}"
 
 
 _ABSENT = object()
@@ -161,7 +222,9 @@ def _json_objects(lines: Iterable[str], faults: _Faults) -> Iterator[tuple[int, 
                 faults.add(number, f"neither an object nor a string but {type(value).__name__}")
 
 
-def _csv(lines: Iterable[str], source: Source, notes: Notes, column: str) -> Iterator[Row]:
+def _csv(
+    lines: Iterable[str], source: Source, notes: Notes, pick: Pick, named: Sequence[str]
+) -> Iterator[Row]:
     # The csv module's own limit of 128 KB is for all its users, and too short for a document.
     csv.field_size_limit(max(csv.field_size_limit(), _MAX_ROW_CHARS))
     name, iterator = source.name, iter(lines)
@@ -176,21 +239,22 @@ def _csv(lines: Iterable[str], source: Source, notes: Notes, column: str) -> Ite
     try:
         header = next(reader, [])
         rows: Iterator[tuple[int, list[str]]] = ((reader.line_num, row) for row in reader if row)
-        if _names_columns(header):
+        numbered = bool(named) and all(map(str.isdigit, named)) and not {*named} & {*header}
+        if _names_columns(header) and not numbered:
             notes.add("first row taken as column names", name)
-        elif not column:
+        elif numbered or not named:
             notes.add("no column names found; columns are numbered from 1", name)
             rows = chain([(1, header)], rows)
             header = [str(i + 1) for i in range(len(header))]
         sample = list(islice(rows, _SAMPLE_ROWS))
-        named = [dict(zip(header, row, strict=False)) for _, row in sample]
-        chosen = choose_column(named or [dict.fromkeys(header, "")], column, name, notes)
-        index = header.index(chosen)
+        samples = [dict(zip(header, row, strict=False)) for _, row in sample]
+        chosen = pick(samples or [dict.fromkeys(header, "")])
+        places = [header.index(column) for column in chosen]
         for number, row in chain(sample, rows):
             if len(row) != len(header):
                 faults.add(number, f"{len(row)} fields where the header has {len(header)}")
             else:
-                yield f"{name}:{number}", row[index]
+                yield f"{name}:{number}", tuple(row[place] for place in places)
     except csv.Error as error:
         faults.add(reader.line_num, str(error))
     faults.finish()
@@ -204,7 +268,7 @@ def _names_columns(header: Sequence[str]) -> bool:
     )
 
 
-def _parquet(source: Source, notes: Notes, column: str) -> Iterator[Row]:
+def _parquet(source: Source, pick: Pick) -> Iterator[Row]:
     arrow = _need("pyarrow", "parquet")
     parquet = _need("pyarrow.parquet", "parquet")
     assert source.path is not None
@@ -212,17 +276,15 @@ def _parquet(source: Source, notes: Notes, column: str) -> Iterator[Row]:
         with parquet.ParquetFile(source.path) as file:
             schema = file.schema_arrow
             columns = [field.name for field in schema if _is_text(arrow, field.type)]
-            if column and column in schema.names and column not in columns:
-                raise DataError(f"{source.name}: column {column!r} does not hold text", "")
             first = next(file.iter_batches(batch_size=_SAMPLE_ROWS, columns=columns), None)
             sample = first.to_pylist() if first is not None else []
-            chosen = choose_column(sample, column, source.name, notes)
+            chosen = pick(sample)
             number = 0
             # 256 rows at a time: a row may be a whole book.
-            for batch in file.iter_batches(batch_size=256, columns=[chosen]):
-                for text in batch.column(0).to_pylist():
+            for batch in file.iter_batches(batch_size=256, columns=list(chosen)):
+                for row in batch.to_pylist():
                     number += 1
-                    yield f"{source.name}: row {number}", text or ""
+                    yield f"{source.name}: row {number}", tuple(row[c] or "" for c in chosen)
     except (arrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(
             f"{source.name}: not a readable Parquet file: {str(error)[:200]}",
@@ -236,7 +298,7 @@ def _is_text(arrow: Any, kind: Any) -> bool:
     return bool(arrow.types.is_string(kind) or arrow.types.is_large_string(kind))
 
 
-def _hub(source: Source, notes: Notes, column: str) -> Iterator[Row]:
+def _hub(source: Source, pick: Pick) -> Iterator[Row]:
     datasets = _need("datasets", "hub")
     # Old versions could run a data set's own script: never.
     datasets.config.HF_DATASETS_TRUST_REMOTE_CODE = False
@@ -247,10 +309,13 @@ def _hub(source: Source, notes: Notes, column: str) -> Iterator[Row]:
         first = list(islice(rows, _SAMPLE_ROWS))
     except Exception as error:
         _hub_failed(source.name, error)
-    chosen = choose_column(first, column, source.name, notes)
+    chosen = pick(first)
     for number, row in enumerate(chain(first, rows), 1):
-        text = row.get(chosen)
-        yield f"{source.name}: row {number}", text if isinstance(text, str) else ""
+        texts = (row.get(column) for column in chosen)
+        yield (
+            f"{source.name}: row {number}",
+            tuple(text if isinstance(text, str) else "" for text in texts),
+        )
 
 
 def _hub_failed(name: str, error: Exception) -> NoReturn:

@@ -48,12 +48,18 @@ class _Row:
     prompt_length: int
     start: int  # the first token that the decoder has seen: above 0 once the row slid
     sampling: Sampling
+    memory: Any = None
     notice: str = ""
     done: bool = False
 
     @property
     def window(self) -> list[int]:
         return self.tokens[self.start :]
+
+
+def _kind(row: _Row) -> tuple[int, bool]:
+    """Give what rows share that are read in one call: the tokens of a prompt, and a source."""
+    return len(row.window), row.memory is not None
 
 
 class _Batch(NamedTuple):
@@ -108,13 +114,14 @@ class Engine:
         """Rows that run or wait."""
         return sum(not row.done for row in self._waiting + self._running)
 
-    def add(self, prompt: Sequence[int], sampling: Sampling) -> int:
+    def add(self, prompt: Sequence[int], sampling: Sampling, memory: Any = None) -> int:
         """Take in a row; its first token comes with the next step that has room.
 
         Args:
             prompt: At least one id. Longer than the context: refused, or, where rows may slide,
                 its last half-window is used and its first event carries a notice.
             sampling: How its tokens are chosen.
+            memory: What an encoder made of the row's source, a batch of one; None: there is none.
 
         Returns:
             The row's number: 0, 1, 2, ... in the order of adding.
@@ -123,7 +130,7 @@ class Engine:
             DataError: The prompt is empty, too long, or holds an id outside the vocabulary.
         """
         tokens = [int(token) for token in prompt]
-        row = _Row(self._count, tokens, len(tokens), 0, sampling)
+        row = _Row(self._count, tokens, len(tokens), 0, sampling, memory)
         self._check_ids(tokens)
         limit = self.decoder.max_length
         if limit is not None and len(tokens) > limit:
@@ -170,6 +177,7 @@ class Engine:
             [row.tokens for row in rows],
             [len(row.tokens) - row.prompt_length for row in rows],
             self._banned if self.banned_ids else None,
+            self.stop_ids,
         )
         given = [self._event(*one) for one in zip(rows, *picked, strict=True)]
         self._rest()
@@ -203,12 +211,12 @@ class Engine:
         """Read the prompts of rows that have room now, those of equal length together."""
         room = self.max_rows - len(self._running)
         fresh, self._waiting = self._waiting[:room], self._waiting[room:]
-        fresh.sort(key=lambda row: len(row.window))
-        for _, group in groupby(fresh, key=lambda row: len(row.window)):
+        fresh.sort(key=_kind)
+        for (_, told), group in groupby(fresh, key=_kind):
             rows = list(group)
-            logits, state = self._read(
-                [row.window for row in rows], self.decoder.init_state(len(rows))
-            )
+            memory = join_rows([row.memory for row in rows]) if told else None
+            state = self.decoder.init_state(len(rows), memory)
+            logits, state = self._read([row.window for row in rows], state)
             yield _Batch(rows, state, logits)
 
     def _read(self, tokens: list[list[int]], state: Any) -> tuple[Float[Tensor, "R V"], Any]:

@@ -30,7 +30,8 @@ BLOCK = (
 class Sampling:
     """How the tokens of one row are chosen, and how many.
 
-    The order is: banned ids, repetition penalty, temperature, top-k, top-p, min-p.
+    The order is: banned ids, repetition penalty, repeated passages, temperature, top-k, top-p,
+    min-p.
     """
 
     max_new_tokens: int = 200
@@ -44,7 +45,10 @@ class Sampling:
     min_p: float = 0.0
     """Only tokens at least this many times as likely as the likeliest; in [0, 1], 0: all."""
     repetition_penalty: float = 1.0
-    """Logits of tokens in prompt and text are divided (if negative: multiplied) by it; 1: none."""
+    """Logits of tokens in prompt and text are divided (if negative: multiplied) by it; 1: none. An
+    end is no repetition."""
+    no_repeat: int = 0
+    """So many tokens in a row are written at most once; 0: as often as it likes."""
     seed: int = 0
     """The row's own randomness; any integer."""
 
@@ -60,6 +64,7 @@ class Sampling:
             self.repetition_penalty > 0,
             "above 0 (1: none)",
         )
+        _check("no_repeat", self.no_repeat, self.no_repeat >= 0, "0 (none) or more")
 
 
 def _check(field: str, value: float | int, fits: bool, allowed: str) -> None:
@@ -82,6 +87,7 @@ def sample(
     histories: Sequence[Sequence[int]],
     steps: Sequence[int],
     banned: Int[Tensor, " N"] | None = None,
+    ends: frozenset[int] = frozenset(),
 ) -> Picked:
     """Choose the next token of each row.
 
@@ -91,6 +97,7 @@ def sample(
         histories: The ids of each row so far, prompt included (for the repetition penalty).
         steps: How many tokens each row has been given; with its seed, this is its randomness.
         banned: Ids that no row may take.
+        ends: Ids that end a text: no repetition penalty applies to them.
 
     Returns:
         Per row the id, and its log probability under the model itself.
@@ -105,7 +112,8 @@ def sample(
     # logsumexp, in a fifth of its time; finite exactly when the row is usable
     normaliser = top + (logits - top[:, None]).exp().sum(dim=-1).log()  # (R,)
     _check_finite(normaliser.tolist())
-    scores = _penalised(logits, samplings, histories)
+    scores = _penalised(logits, samplings, histories, ends)
+    scores = _unrepeated(scores, samplings, histories, steps)
     if banned is not None:
         scores = scores.index_fill(1, banned.to(scores.device), -math.inf)
     tokens = scores.argmax(dim=-1)
@@ -138,7 +146,10 @@ def _mix(x: int) -> int:
 
 
 def _penalised(
-    logits: Float[Tensor, "R V"], samplings: Sequence[Sampling], histories: Sequence[Sequence[int]]
+    logits: Float[Tensor, "R V"],
+    samplings: Sequence[Sampling],
+    histories: Sequence[Sequence[int]],
+    ends: frozenset[int],
 ) -> Float[Tensor, "R V"]:
     """Make tokens that were seen less likely. Reference: Keskar et al. 2019 (CTRL), section 4.1."""
     if all(s.repetition_penalty == 1 for s in samplings):
@@ -146,9 +157,38 @@ def _penalised(
     seen = torch.zeros_like(logits, dtype=torch.bool)
     for row, (sampling, history) in enumerate(zip(samplings, histories, strict=True)):
         if sampling.repetition_penalty != 1:
-            seen[row, torch.tensor(sorted(set(history)), device=logits.device)] = True
+            seen[row, torch.tensor(sorted(set(history) - ends), device=logits.device).long()] = True
     penalty = _column(logits, [s.repetition_penalty for s in samplings])
     return torch.where(seen, torch.where(logits > 0, logits / penalty, logits * penalty), logits)
+
+
+def _unrepeated(
+    scores: Float[Tensor, "R V"],
+    samplings: Sequence[Sampling],
+    histories: Sequence[Sequence[int]],
+    steps: Sequence[int],
+) -> Float[Tensor, "R V"]:
+    """Take away the tokens that would end a passage which a row has written before."""
+    places = [
+        (row, token)
+        for row, (sampling, history, step) in enumerate(
+            zip(samplings, histories, steps, strict=True)
+        )
+        for token in _repeats(history[len(history) - step :], sampling.no_repeat)
+    ]
+    if not places:
+        return scores
+    rows, tokens = (torch.tensor(ids, device=scores.device) for ids in zip(*places, strict=True))
+    return scores.index_put((rows, tokens), scores.new_tensor(-math.inf))
+
+
+def _repeats(written: Sequence[int], width: int) -> set[int]:
+    """Give the ids after which the last `width` tokens would stand there a second time."""
+    if not width or len(written) < width:
+        return set()
+    tail = list(written[len(written) - width + 1 :])
+    starts = range(len(written) - width + 1)
+    return {written[i + width - 1] for i in starts if list(written[i : i + width - 1]) == tail}
 
 
 def _draw(

@@ -28,6 +28,8 @@ class Step:
     """Name of the model class in its file; its config is the same with ``Config``."""
     rate: float = 1.0
     """Factor on Muon's usual learning rates at which it learns best: docs/experiments.md."""
+    tasks: tuple[str, ...] = ("lm",)
+    """What it can learn; see `ensue.tasks`."""
 
     @property
     def title(self) -> str:
@@ -106,6 +108,38 @@ LINEAGE = (
         rate=4.0,
     ),
     Step(
+        "seq2seq",
+        2014,
+        "Sutskever et al.; Cho et al.",
+        "one network reads the source into a vector, another writes the target from it",
+        "the vector; h and c of each layer",
+        "nothing",
+        "Seq2Seq",
+        rate=4.0,
+        tasks=("translate", "chat"),
+    ),
+    Step(
+        "seq2seq_attention",
+        2015,
+        "Bahdanau et al.; Luong et al.",
+        "before each word, the decoder looks back at the source",
+        "a vector for each word of the source; h and c of each layer",
+        "the source",
+        "Seq2SeqAttention",
+        rate=4.0,
+        tasks=("translate", "chat"),
+    ),
+    Step(
+        "transformer",
+        2017,
+        "Vaswani et al.",
+        "attention in place of recurrence, in encoder and decoder",
+        "keys and values of the source and of every token",
+        "the source and the text",
+        "Transformer",
+        tasks=("translate", "chat"),
+    ),
+    Step(
         "gpt2",
         2019,
         "Radford et al.",
@@ -113,6 +147,7 @@ LINEAGE = (
         "keys and values of every token",
         "the text, up to the context",
         "GPT2",
+        tasks=("lm", "chat"),
     ),
 )
 
@@ -122,6 +157,11 @@ def step_of(config: Any) -> Step:
     if type(config).__name__ == "CustomConfig":
         return _custom(config.file, config.classname)
     return next(s for s in LINEAGE if f"{s.classname}Config" == type(config).__name__)
+
+
+def steps_for(task: str) -> list[Step]:
+    """Give the models that can learn a task, in the order of the lecture."""
+    return [step for step in LINEAGE if task in step.tasks]
 
 
 def find_step(name: str) -> Step:

@@ -25,9 +25,7 @@ from ensue.nn.attention import CausalSelfAttention
 from ensue.nn.dropout import Dropout
 from ensue.nn.linear import Linear, empty_embedding, gelu, linear
 from ensue.nn.shape import check_shape
-from ensue.nn.state import KVCache
-
-SLOTS = 64  # a cache grows by this many slots: few copies, little waste
+from ensue.nn.state import SLOTS, KVCache
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,8 +172,7 @@ class GPT2(nn.Module):
             where = self.position_embedding.weight[: tokens.shape[1]]
         else:
             positions = state.positions(tokens.shape[1])
-            need = -(-(int(positions.max()) + 1) // SLOTS) * SLOTS
-            state = state.grown(min(need, self.config.context_length))
+            state = state.grown(positions, self.config.context_length)
             where = self.position_embedding(positions)
         x = self.dropout(self.token_embedding(tokens) + where)
         for layer, block in enumerate(self.blocks):

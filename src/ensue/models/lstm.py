@@ -20,9 +20,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from ensue.nn.capture import is_captured, tap
 from ensue.nn.dropout import Dropout
-from ensue.nn.recurrent import LSTMWeights, lstm_sequence, lstm_step
+from ensue.nn.recurrent import LSTMLayer
 from ensue.nn.shape import check_shape
 from ensue.nn.vocabulary import Vocabulary
 
@@ -66,32 +65,6 @@ class LSTMState:
     """What each layer remembers."""
 
 
-class LSTMLayer(nn.Module):
-    """The cell's weights, and the cell over a sequence."""
-
-    def __init__(self, d_input: int, d_model: int) -> None:
-        super().__init__()
-        self.U = nn.Parameter(torch.empty(4 * d_model, d_input))
-        self.W = nn.Parameter(torch.empty(4 * d_model, d_model))
-        self.b = nn.Parameter(torch.empty(4 * d_model))
-
-    def forward(
-        self, x: Float[Tensor, "B T D"], h: Float[Tensor, "B D"], c: Float[Tensor, "B D"]
-    ) -> tuple[Float[Tensor, "B T D"], Float[Tensor, "B D"], Float[Tensor, "B D"]]:
-        """Read T steps; step by step, showing the gates, when somebody looks."""
-        w = LSTMWeights(self.U, self.W, self.b)
-        if not is_captured(self):
-            return lstm_sequence(x, h, c, w)
-        said = []
-        for x_t in x.unbind(dim=1):
-            gates = torch.sigmoid(x_t @ w.U.T + h @ w.W.T + w.b)
-            tap(self, "gates", gates.unflatten(-1, (4, -1))[:, [0, 1, 3]])  # i, f, o
-            h, c = lstm_step(x_t, h, c, w)
-            tap(self, "c", c)
-            said.append(h)
-        return torch.stack(said, dim=1), h, c
-
-
 class LSTM(nn.Module):
     """An LSTM language model; a decoder (see `ensue.decoding.decoder`)."""
 
@@ -109,19 +82,13 @@ class LSTM(nn.Module):
 
     @torch.no_grad()
     def init_weights(self) -> None:
-        """Initialise uniformly within 1/sqrt(D); the forget gate starts open.
-
-        Reference: forget bias 1: Jozefowicz et al. 2015, section 5.
-        """
+        """Initialise words and cells."""
         if self.vocabulary.bias.is_meta:
             return
         self.vocabulary.init_weights()
-        bound = self.config.d_model**-0.5
-        for name, weight in self.layers.named_parameters():
-            nn.init.uniform_(weight, -bound, bound)
-            if name.endswith(".b"):
-                weight.zero_()
-                weight.chunk(4)[1].fill_(1.0)
+        layer: Any
+        for layer in self.layers:
+            layer.init_weights()
 
     def init_state(self, rows: int, memory: Any = None) -> LSTMState:
         """Give the state of rows that have read nothing: zeros."""

@@ -3,10 +3,11 @@
     attend(q, k, v) = softmax(q k^T / sqrt(K) + m) v        K: numbers in a key
     m_ts = 0 where query t may see key s, else -infinity    (causal: s <= t)
 
-It is computed in two ways. Explicit, as the equation says: when somebody looks at the weights
+It is computed in three ways. Explicit, as the equation says: when somebody looks at the weights
 (`ensue.nn.capture`), and in training on a processor, where torch's fused backward is slow (bf16,
-12 rows, 6 heads, 256 steps of 64: 71 ms against 32). Fused, which never forms the T x S weights:
-everywhere else.
+12 rows, 6 heads, 256 steps of 64: 71 ms against 32). By products of vectors, for a single query in
+bf16 on a processor, where there is little to compute and much to call (160 rows, 4 heads, 12 keys:
+0.6 ms against 1.8 fused). Fused, which never forms the T x S weights: everywhere else.
 
 Reference: Vaswani et al. 2017, eq. 1, arXiv:1706.03762.
 """
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 
 from ensue.nn.capture import is_captured, tap
 from ensue.nn.dropout import dropout
-from ensue.nn.linear import Linear
+from ensue.nn.linear import Linear, linear
 from ensue.nn.state import KVCache
 
 EXPLICIT_STEPS = 1024
@@ -30,12 +31,52 @@ EXPLICIT_STEPS = 1024
 def attention_weights(
     q: Float[Tensor, "B H T K"],
     k: Float[Tensor, "B H S K"],
-    mask: Bool[Tensor, "*#B T S"],
+    mask: Bool[Tensor, "*#B #T S"],
 ) -> Float[Tensor, "B H T S"]:
     """Give the weights as the equation says; True in the mask = may be attended to."""
     bias = torch.zeros(mask.shape, dtype=q.dtype, device=q.device).masked_fill_(~mask, -torch.inf)
     scores = q * (1 / math.sqrt(q.shape[-1])) @ k.transpose(-2, -1)
     return scores.add_(bias).softmax(dim=-1)
+
+
+def attend(
+    part: nn.Module,
+    q: Float[Tensor, "B H T K"],
+    k: Float[Tensor, "B H S K"],
+    v: Float[Tensor, "B H S K"],
+    mask: Bool[Tensor, "*#B #T S"] | None,
+    dropout_p: float,
+    what: str = "weights",
+) -> Float[Tensor, "B T D"]:
+    """Take the mean of the values, by weights that `part` shows and, in training, drops some of.
+
+    Args:
+        part: Whose attention it is.
+        q: Queries.
+        k: Keys.
+        v: Values.
+        mask: True = may be attended to; None: causal, queries and keys being one sequence.
+        dropout_p: Share of the weights that is dropped in training.
+        what: What the weights are shown as: ``weights`` within one sequence, ``alignment`` from a
+            target to its source.
+    """
+    if is_captured(part) or (part.training and _explicit_is_faster(q)):
+        weights = attention_weights(q, k, _causal_mask(q) if mask is None else mask)
+        tap(part, what, weights)
+        y = dropout(weights, dropout_p, part.training) @ v
+    elif (
+        q.shape[2] == 1
+        and mask is not None
+        and q.dtype == torch.bfloat16
+        and q.device.type == "cpu"
+    ):
+        y = _one_query(q, k, v, mask)
+    else:
+        p = dropout_p if part.training else 0.0
+        y = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, dropout_p=p, is_causal=mask is None
+        )
+    return y.transpose(1, 2).flatten(2)
 
 
 class CausalSelfAttention(nn.Module):
@@ -78,22 +119,180 @@ class CausalSelfAttention(nn.Module):
             slots = torch.arange(filled, device=x.device)
             mask = (slots <= positions[..., None])[:, None]  # (B, 1, T, S)
         q, k, v = (t.transpose(1, 2) for t in (q, k, v))
-        if is_captured(self) or (self.training and _explicit_is_faster(x)):
-            weights = attention_weights(q, k, _causal_mask(x) if mask is None else mask)
-            tap(self, "weights", weights)
-            y = dropout(weights, self.dropout, self.training) @ v
-        else:
-            p = self.dropout if self.training else 0.0
-            y = F.scaled_dot_product_attention(
-                q, k, v, attn_mask=mask, dropout_p=p, is_causal=mask is None
-            )
-        return self.out(y.transpose(1, 2).flatten(2))
+        return self.out(attend(self, q, k, v, mask, self.dropout))
 
 
-def _explicit_is_faster(x: Float[Tensor, "B T D"]) -> bool:
-    return x.device.type == "cpu" and x.shape[1] < EXPLICIT_STEPS
+class SelfAttention(nn.Module):
+    """Multi-head attention in which each place of a row sees all of its row.
+
+    Args:
+        d_model: Width of the input and of the output.
+        num_heads: Heads; `d_model` is a multiple of it.
+        dropout: Probability that a weight is dropped in training.
+    """
+
+    def __init__(self, d_model: int, num_heads: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.dropout = dropout
+        self.qkv = Linear(d_model, 3 * d_model)
+        self.out = Linear(d_model, d_model)
+
+    def forward(
+        self, x: Float[Tensor, "B S D"], mask: Bool[Tensor, "B S"]
+    ) -> Float[Tensor, "B S D"]:
+        """Attend within each row; True in the mask = a word, and no padding."""
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).unbind(dim=2)  # (B, S, H, K)
+        q, k, v = (t.transpose(1, 2) for t in (q, k, v))
+        return self.out(attend(self, q, k, v, mask[:, None, None], self.dropout))
 
 
-def _causal_mask(x: Float[Tensor, "B T D"]) -> Bool[Tensor, "T T"]:
-    steps = x.shape[1]
-    return torch.ones(steps, steps, dtype=torch.bool, device=x.device).tril()
+class CrossAttention(nn.Module):
+    """Multi-head attention from a target to a source.
+
+    Args:
+        d_model: Width of both, and of the output.
+        num_heads: Heads; `d_model` is a multiple of it.
+        dropout: Probability that a weight is dropped in training.
+    """
+
+    def __init__(self, d_model: int, num_heads: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.dropout = dropout
+        self.q = Linear(d_model, d_model)
+        self.kv = Linear(d_model, 2 * d_model)
+        self.out = Linear(d_model, d_model)
+
+    def project(
+        self, source: Float[Tensor, "B S D"]
+    ) -> tuple[Float[Tensor, "B S H K"], Float[Tensor, "B S H K"]]:
+        """Give the keys and values of a source; once, for all steps of a target."""
+        k, v = self.kv(source).unflatten(-1, (2, self.num_heads, -1)).unbind(dim=2)
+        return k, v
+
+    def forward(
+        self,
+        x: Float[Tensor, "R T D"],
+        k: Float[Tensor, "B S H K"],
+        v: Float[Tensor, "B S H K"],
+        mask: Bool[Tensor, "B S"],
+    ) -> Float[Tensor, "R T D"]:
+        """Attend from each place of the target; True in the mask = a word, and no padding.
+
+        Rows that share a source (beams) ask as further places of one row: its keys are read once.
+        """
+        q = self.q(x).reshape(len(k), -1, *k.shape[2:])  # (B, R/B T, H, K)
+        q, k, v = (t.transpose(1, 2).to(q.dtype) for t in (q, k, v))
+        y = attend(self, q, k, v, mask[:, None, None], self.dropout, "alignment")
+        return self.out(y).view(x.shape)
+
+
+class Dot(nn.Module):
+    """One head that scores by a product: e_ts = s_t W h_s. Reference: Luong et al. 2015, "general".
+
+    Args:
+        d_model: Width of queries and of the source.
+    """
+
+    def __init__(self, d_model: int) -> None:
+        super().__init__()
+        self.W = nn.Parameter(torch.empty(d_model, d_model))
+
+    def init_weights(self) -> None:
+        """Scores are of about unit size at first."""
+        nn.init.xavier_uniform_(self.W)
+
+    def project(self, source: Float[Tensor, "B S D"]) -> Float[Tensor, "B S D"]:
+        """Give W h_s of each place, once for all steps of a target."""
+        return linear(source, self.W)
+
+    def forward(
+        self,
+        s: Float[Tensor, "R T D"],
+        keys: Float[Tensor, "B S D"],
+        values: Float[Tensor, "B S D"],
+        mask: Bool[Tensor, "B S"],
+    ) -> Float[Tensor, "R T D"]:
+        """Give what each step is told: the mean of the values, by its weights."""
+        q = s.reshape(len(keys), -1, s.shape[-1])  # rows that share a source: places of one row
+        scores = q @ keys.to(s.dtype).transpose(1, 2)  # (B, R/B T, S)
+        return _weighted(self, scores, values, mask).view(s.shape)
+
+
+class Additive(nn.Module):
+    """One head that scores by a small network: e_ts = v tanh(W s_t + U h_s).
+
+    Args:
+        d_model: Width of queries, of the source, and of the network.
+
+    Reference: Bahdanau et al. 2015, section A.1.2.
+    """
+
+    def __init__(self, d_model: int) -> None:
+        super().__init__()
+        self.W = nn.Parameter(torch.empty(d_model, d_model))
+        self.U = nn.Parameter(torch.empty(d_model, d_model))
+        self.v = nn.Parameter(torch.empty(d_model))
+
+    def init_weights(self) -> None:
+        """Sums are of about unit size at first."""
+        nn.init.xavier_uniform_(self.W)
+        nn.init.xavier_uniform_(self.U)
+        nn.init.normal_(self.v, std=len(self.v) ** -0.5)
+
+    def project(self, source: Float[Tensor, "B S D"]) -> Float[Tensor, "B S D"]:
+        """Give U h_s of each place, once for all steps of a target."""
+        return linear(source, self.U)
+
+    def forward(
+        self,
+        s: Float[Tensor, "R T D"],
+        keys: Float[Tensor, "B S D"],
+        values: Float[Tensor, "B S D"],
+        mask: Bool[Tensor, "B S"],
+    ) -> Float[Tensor, "R T D"]:
+        """Give what each step is told: the mean of the values, by its weights."""
+        q = linear(s, self.W).reshape(len(keys), -1, s.shape[-1])  # as in `Dot`
+        both = torch.tanh(q[:, :, None] + keys.to(q.dtype)[:, None])  # (B, R/B T, S, D)
+        return _weighted(self, linear(both, self.v[None])[..., 0], values, mask).view(s.shape)
+
+
+def mean_of_places(
+    values: Float[Tensor, "B S D"], mask: Bool[Tensor, "B S"]
+) -> Float[Tensor, "B D"]:
+    """Give the mean of what stands at the places that count; True in the mask = no padding."""
+    counts = mask[..., None].to(values.dtype)
+    return (values * counts).sum(dim=1) / counts.sum(dim=1)
+
+
+def _weighted(
+    part: nn.Module,
+    scores: Float[Tensor, "B T S"],
+    values: Float[Tensor, "B S D"],
+    mask: Bool[Tensor, "B S"],
+) -> Float[Tensor, "B T D"]:
+    weights = scores.masked_fill(~mask[:, None], -torch.inf).softmax(dim=-1)
+    tap(part, "alignment", weights[:, None])  # as of one head
+    return weights @ values.to(weights.dtype)
+
+
+def _one_query(
+    q: Float[Tensor, "B H 1 K"],
+    k: Float[Tensor, "B H S K"],
+    v: Float[Tensor, "B H S K"],
+    mask: Bool[Tensor, "*#B #T S"],
+) -> Float[Tensor, "B H 1 K"]:
+    """Attend as the equation says, without matrix products; weights and their sums in fp32."""
+    scores = (q * k).sum(dim=-1, keepdim=True, dtype=torch.float32) / math.sqrt(q.shape[-1])
+    weights = scores.masked_fill(~mask.transpose(-2, -1), -torch.inf).softmax(dim=-2)
+    return (weights.to(v.dtype) * v).sum(dim=-2, keepdim=True)
+
+
+def _explicit_is_faster(q: Float[Tensor, "B H T K"]) -> bool:
+    return q.device.type == "cpu" and q.shape[2] < EXPLICIT_STEPS
+
+
+def _causal_mask(q: Float[Tensor, "B H T K"]) -> Bool[Tensor, "T T"]:
+    steps = q.shape[2]
+    return torch.ones(steps, steps, dtype=torch.bool, device=q.device).tril()

@@ -3,10 +3,12 @@
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from ensue.nn.capture import is_captured, tap
+from ensue.nn.dropout import Dropout
 from ensue.nn.linear import linear
 from ensue.nn.precision import product_dtype
 
@@ -99,31 +101,63 @@ def lstm_step(
     return torch.sigmoid(o) * torch.tanh(c), c
 
 
+NEVER = 1e4
+"""Far enough from zero for a gate to be 0 or 1 to the last bit, whatever the rest of its sum is."""
+
+
 @torch.compiler.disable  # type: ignore[untyped-decorator]
 def lstm_sequence(
-    x: Float[Tensor, "B T X"], h: Float[Tensor, "B D"], c: Float[Tensor, "B D"], w: LSTMWeights
+    x: Float[Tensor, "B T X"],
+    h: Float[Tensor, "B D"],
+    c: Float[Tensor, "B D"],
+    w: LSTMWeights,
+    length: Int[Tensor, " B"] | None = None,
 ) -> tuple[Float[Tensor, "B T D"], Float[Tensor, "B D"], Float[Tensor, "B D"]]:
     """Run the cell over T steps at once; equal to T times `lstm_step`.
 
     In fp32 through torch's fused kernel; in bf16 through `_Sequence`, whose cell stays fp32.
 
+    Args:
+        x: The input.
+        h: What the cell said last.
+        c: What it remembers.
+        w: Its weights.
+        length: How many steps of each row count, at least 1; None: all.
+
     Returns:
-        What the cell says at each step, and the last h and c.
+        What the cell says at each step (zeros where a row has ended), and h and c of each row's
+        last step that counts.
     """
-    if product_dtype() == torch.float32:
-        params = [
-            w.U,
-            w.W,
-            w.b,
-            torch.zeros_like(w.b),
-        ]  # torch keeps two biases, the cell needs one
+    if length is None and product_dtype() == torch.float32:
+        # torch keeps two biases, the cell needs one
+        params = [w.U, w.W, w.b, torch.zeros_like(w.b)]
         y, h_last, c_last = torch.lstm(
             x, (h[None], c[None]), params, True, 1, 0.0, torch.is_grad_enabled(), False, True
         )
         return y, h_last[0], c_last[0]
     gates = linear(x.transpose(0, 1).contiguous(), w.U, w.b)  # all steps in one product
+    if length is None:
+        said, c_last = _Sequence.apply(gates, w.W, h, c)  # type: ignore[no-untyped-call]
+        return said.transpose(0, 1), said[-1].to(h.dtype), c_last
+    ended = torch.arange(len(gates), device=x.device)[:, None, None] >= length[:, None]  # (T, B, 1)
+    # A step after the end writes nothing (i = 0) and keeps all (f = 1), so that c stays.
+    held = gates.new_tensor([-NEVER, NEVER, 0.0, 0.0]).repeat_interleave(h.shape[1])
+    gates = torch.where(ended, held, gates)
     said, c_last = _Sequence.apply(gates, w.W, h, c)  # type: ignore[no-untyped-call]
-    return said.transpose(0, 1), said[-1].to(h.dtype), c_last
+    said = said.masked_fill(ended, 0.0).transpose(0, 1)
+    return said, last_steps(said, length).to(h.dtype), c_last
+
+
+def last_steps(x: Float[Tensor, "B T D"], length: Int[Tensor, " B"]) -> Float[Tensor, "B D"]:
+    """Give what stands at the last step that counts of each row."""
+    return x[torch.arange(len(x), device=x.device), length - 1]
+
+
+def reversed_rows(x: Shaped[Tensor, "B T D"], length: Int[Tensor, " B"]) -> Shaped[Tensor, "B T D"]:
+    """Reverse the steps that count of each row; what follows them stays where it is."""
+    steps = torch.arange(x.shape[1], device=x.device)
+    place = torch.where(steps < length[:, None], length[:, None] - 1 - steps, steps)  # (B, T)
+    return x.gather(1, place[..., None].expand_as(x))
 
 
 class _Sequence(torch.autograd.Function):
@@ -181,3 +215,90 @@ class _Sequence(torch.autograd.Function):
             dh.copy_(dz[t].copy_(step) @ w)
         dw = (dz.flatten(0, 1).t() @ hs[:-1].flatten(0, 1)).to(ctx.dtypes[0])
         return dz, dw, dh.to(ctx.dtypes[1]), dc
+
+
+class LSTMLayer(nn.Module):
+    """The cell's weights, and the cell over a sequence."""
+
+    def __init__(self, d_input: int, d_model: int) -> None:
+        super().__init__()
+        self.U = nn.Parameter(torch.empty(4 * d_model, d_input))
+        self.W = nn.Parameter(torch.empty(4 * d_model, d_model))
+        self.b = nn.Parameter(torch.empty(4 * d_model))
+
+    @torch.no_grad()
+    def init_weights(self) -> None:
+        """Initialise uniformly within 1/sqrt(D); the forget gate starts open.
+
+        Reference: forget bias 1: Jozefowicz et al. 2015, section 5.
+        """
+        bound = self.W.shape[1] ** -0.5
+        nn.init.uniform_(self.U, -bound, bound)
+        nn.init.uniform_(self.W, -bound, bound)
+        self.b.zero_()
+        self.b.chunk(4)[1].fill_(1.0)
+
+    def forward(
+        self,
+        x: Float[Tensor, "B T X"],
+        h: Float[Tensor, "B D"],
+        c: Float[Tensor, "B D"],
+        length: Int[Tensor, " B"] | None = None,
+    ) -> tuple[Float[Tensor, "B T D"], Float[Tensor, "B D"], Float[Tensor, "B D"]]:
+        """Read T steps, or the first `length` of each row; see `lstm_sequence`.
+
+        Step by step, showing the gates, when somebody looks at rows of one length.
+        """
+        w = LSTMWeights(self.U, self.W, self.b)
+        if length is not None or not is_captured(self):
+            return lstm_sequence(x, h, c, w, length)
+        said = []
+        for x_t in x.unbind(dim=1):
+            gates = torch.sigmoid(x_t @ w.U.T + h @ w.W.T + w.b)
+            tap(self, "gates", gates.unflatten(-1, (4, -1))[:, [0, 1, 3]])  # i, f, o
+            h, c = lstm_step(x_t, h, c, w)
+            tap(self, "c", c)
+            said.append(h)
+        return torch.stack(said, dim=1), h, c
+
+
+class BidirectionalLSTM(nn.Module):
+    """Layers that each read a row in both directions, half of the width each way.
+
+    Args:
+        d_model: Width of the input, and of both directions together; even.
+        num_layers: Layers.
+        dropout: Dropped in training from what each layer says.
+
+    Reference: Schuster & Paliwal 1997, doi:10.1109/78.650093.
+    """
+
+    def __init__(self, d_model: int, num_layers: int, dropout: float) -> None:
+        super().__init__()
+        half = d_model // 2
+        self.ahead = nn.ModuleList(LSTMLayer(d_model, half) for _ in range(num_layers))
+        self.back = nn.ModuleList(LSTMLayer(d_model, half) for _ in range(num_layers))
+        self.dropout = Dropout(dropout)
+
+    def init_weights(self) -> None:
+        """Initialise all cells."""
+        for layer in (*self.ahead, *self.back):
+            layer.init_weights()
+
+    def forward(
+        self, x: Float[Tensor, "B S D"], length: Int[Tensor, " B"]
+    ) -> tuple[Float[Tensor, "B S D"], Float[Tensor, "B D"]]:
+        """Read whole rows.
+
+        Returns:
+            What the last layer says at each place (zeros after the end), and what its two
+            directions say when each has read the whole row.
+        """
+        zeros = x.new_zeros(len(x), x.shape[2] // 2)
+        ends = zeros
+        for ahead, back in zip(self.ahead, self.back, strict=True):
+            there, there_end, _ = ahead(x, zeros, zeros, length)
+            again, again_end, _ = back(reversed_rows(x, length), zeros, zeros, length)
+            x = self.dropout(torch.cat([there, reversed_rows(again, length)], dim=-1))
+            ends = torch.cat([there_end, again_end], dim=-1)
+        return x, ends

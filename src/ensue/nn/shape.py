@@ -6,6 +6,15 @@ from typing import Any
 from ensue.errors import UsageError
 
 
+def check_even(name: str, value: int, why: str) -> None:
+    """Refuse a width that two cannot share; `why` names them."""
+    if value % 2:
+        raise UsageError(
+            f"{name} is {value}; it must be even: {why}",
+            f"For instance: --model.{name.replace('_', '-')} {value + 1}",
+        )
+
+
 def check_shape(config: Any) -> None:
     """Refuse sizes and dropouts with which no model can be built.
 

@@ -13,16 +13,28 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ensue.nn.precision import product_dtype
+
 S = TypeVar("S")
 
 
-def map_state(fn: Callable[..., Tensor], *states: S) -> S:
+SOURCE = {"source": True}
+"""Metadata of the fields that hold what an encoder made of the sources: no step changes them.
+
+They have a row for each source, which serves as many rows of the state as there are for each of
+them, one behind another: the beams of a sentence."""
+
+
+def map_state(
+    fn: Callable[..., Tensor], *states: S, source_fn: Callable[..., Tensor] | None = None
+) -> S:
     """Apply `fn` to each tensor field of a state (or to the same field of several states).
 
     Args:
         fn: Takes as many tensors as there are states, gives one.
         states: One or more states of one class; nested dataclasses are followed, ints are kept
             from the first.
+        source_fn: Applied in place of it to the fields that hold sources.
 
     Returns:
         A new state of the same class.
@@ -31,16 +43,31 @@ def map_state(fn: Callable[..., Tensor], *states: S) -> S:
     changed: dict[str, Any] = {}
     for field in fields(first):
         values = [getattr(state, field.name) for state in states]
+        own = source_fn if source_fn and "source" in field.metadata else fn
         if isinstance(values[0], Tensor):
-            changed[field.name] = fn(*values)
+            changed[field.name] = own(*values)
         elif hasattr(values[0], "__dataclass_fields__"):
-            changed[field.name] = map_state(fn, *values)
+            changed[field.name] = map_state(own, *values, source_fn=source_fn)
     return cast(S, replace(first, **changed))
 
 
-def select_rows(state: S, rows: Int[Tensor, " R"]) -> S:
-    """Copy the named rows, in the named order; a row may appear several times (beams)."""
-    return map_state(lambda t: t.index_select(0, rows), state)
+def select_rows(
+    state: S, rows: Int[Tensor, " R"], sources: Int[Tensor, " N"] | slice | None = None
+) -> S:
+    """Copy the named rows, in the named order; a row may appear several times (beams).
+
+    Args:
+        state: The state of some rows.
+        rows: Which of them.
+        sources: Which of the sources; None: those of the rows, one for each.
+    """
+    source_fn = None if sources is None else lambda t: t[sources]
+    return map_state(lambda t: t.index_select(0, rows), state, source_fn=source_fn)
+
+
+def for_rows(source: Float[Tensor, "N *d"], rows: int) -> Float[Tensor, "R *d"]:
+    """Repeat what was made of each source for the rows that it serves."""
+    return source.repeat_interleave(rows // len(source), dim=0)
 
 
 def join_rows(states: Sequence[S]) -> S:
@@ -65,6 +92,10 @@ def _pad_to(t: Tensor, shape: list[int]) -> Tensor:
     return padded
 
 
+SLOTS = 64
+"""A cache grows by so many slots; below that it doubles: few copies, little waste."""
+
+
 @dataclass(frozen=True, slots=True)
 class KVCache:
     """Keys and values of all layers, in slots; `length` counts the filled slots of each row.
@@ -86,16 +117,24 @@ class KVCache:
         d_head: int,
         like: Tensor,
     ) -> "KVCache":
-        """Allocate zeros with the dtype and device of `like`."""
+        """Allocate zeros where `like` lies, in the numbers of `ensue.nn.precision`."""
         shape = (rows, layers, slots, heads, d_head)
         length = torch.zeros(rows, dtype=torch.int64, device=like.device)
-        return cls(like.new_zeros(shape), like.new_zeros(shape), length)
+        k, v = (like.new_zeros(shape, dtype=product_dtype()) for _ in range(2))
+        return cls(k, v, length)
 
-    def grown(self, slots: int) -> "KVCache":
-        """Give a cache with at least `slots` slots: this one, or a larger copy."""
-        have = self.k.shape[2]
-        if have >= slots:
+    def grown(self, positions: Int[Tensor, "B T"], most: int) -> "KVCache":
+        """Give a cache with slots for these positions: this one, or a larger copy.
+
+        Args:
+            positions: Of tokens to come.
+            most: Slots that are never exceeded.
+        """
+        filled = int(positions.max()) + 1
+        if self.k.shape[2] >= filled:
             return self
+        slots = -(-filled // SLOTS) * SLOTS if filled > SLOTS else 1 << (filled - 1).bit_length()
+        slots = min(slots, most)
         shape = [self.k.shape[1], slots, *self.k.shape[3:]]
         return replace(self, k=_pad_to(self.k, shape), v=_pad_to(self.v, shape))
 

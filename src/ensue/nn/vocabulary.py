@@ -24,13 +24,18 @@ class Vocabulary(nn.Module):
         self.output = nn.Parameter(torch.empty(vocab_size, d_model)) if untie else None
         self.bias = nn.Parameter(torch.empty(vocab_size))
 
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Between these a vector's numbers are drawn, for it to have about unit length."""
+        bound = (3 / self.embedding.embedding_dim) ** 0.5
+        return -bound, bound
+
     @torch.no_grad()
     def init_weights(self) -> None:
         """Draw vectors of about unit length; no word is likelier at first."""
-        bound = (3 / self.embedding.embedding_dim) ** 0.5
         for weight in (self.embedding.weight, self.output):
             if weight is not None:
-                nn.init.uniform_(weight, -bound, bound)
+                nn.init.uniform_(weight, *self.bounds)
         nn.init.zeros_(self.bias)
 
     def forward(self, tokens: Int[Tensor, "*n"]) -> Float[Tensor, "*n D"]:

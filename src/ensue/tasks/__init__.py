@@ -1,1 +1,96 @@
-"""What is learnt: how a batch is made, what its loss is, and how the result is scored."""
+"""What can be learnt: one file for each task, and this table of them."""
+
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from ensue.errors import UsageError, nearest
+
+PROMPT = "Once upon a time"
+"""A beginning that any text may have."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One task: a row of the table."""
+
+    name: str
+    """What recipes call it; also its file in ``ensue/tasks``."""
+    what: str
+    """What is learnt."""
+    data: str
+    """Where the class of its data config is: ``module:class``."""
+    model: str
+    """The model that is taken where none is named."""
+    verb: str
+    """The command that uses a run."""
+    example: str
+    """What that command may be given; empty: it asks."""
+    load: str
+    """What opens a run from Python: ``ensue.load``."""
+    scored: tuple[str, ...]
+    """What names another text to ``ensue evaluate``."""
+
+    @property
+    def config(self) -> type[Any]:
+        """The class of its data config."""
+        module, _, name = self.data.partition(":")
+        found: type[Any] = getattr(import_module(module), name)
+        return found
+
+    def prepare(self, config: Any, on_progress: Any) -> Any:
+        """Read and tokenise; gives the task's `ensue.tasks.task.Material`."""
+        return self._get("prepare")(config, on_progress)
+
+    def frozen(self, config: Any, folder: Path) -> Any:
+        """Give the data config of a run that was begun: its tokenizers are those in its folder."""
+        return self._get("frozen")(config, folder)
+
+    def _get(self, name: str) -> Any:
+        return getattr(import_module(f"ensue.tasks.{self.name}"), name)
+
+
+TASKS = (
+    Kind(
+        "lm",
+        "to continue a text",
+        "ensue.data.corpus:DataConfig",
+        "gpt2",
+        "generate",
+        PROMPT,
+        "load",
+        ("--data", "FILE"),
+    ),
+    Kind(
+        "translate",
+        "to write a sequence, given another",
+        "ensue.data.pairs:PairsConfig",
+        "transformer",
+        "translate",
+        "TEXT",
+        "load_translator",
+        ("--src", "FILE", "--ref", "FILE"),
+    ),
+    Kind(
+        "chat",
+        "to answer in a conversation",
+        "ensue.data.dialogues:DialogueConfig",
+        "transformer",
+        "chat",
+        "",
+        "load_chat",
+        ("--data", "FILE"),
+    ),
+)
+
+
+def find_kind(name: str) -> Kind:
+    """Give the row of a task; an unknown name is a UsageError that names the nearest."""
+    for kind in TASKS:
+        if kind.name == name:
+            return kind
+    names = [kind.name for kind in TASKS]
+    raise UsageError(
+        f"there is no task {name!r}{nearest(name, names)}", f"Tasks: {', '.join(names)}"
+    )

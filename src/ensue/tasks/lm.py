@@ -1,7 +1,8 @@
 """Language modelling: predict each token from those before it."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,11 +10,14 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from ensue.data import Tokens, WindowOrder
+from ensue import data
+from ensue.data import Corpus, DataConfig, Tokens, WindowOrder, max_window
+from ensue.data.spool import Progress
 from ensue.decoding.engine import evaluating
+from ensue.errors import UsageError
 from ensue.nn.loss import cross_entropy_sum
-from ensue.tasks.task import Loss, Score
-from ensue.tokenizers import Tokenizer
+from ensue.tasks.task import Loss, RowTask, Score, Shape, refuse_unused
+from ensue.tokenizers import Tokenizer, load_tokenizer, train_tokenizer
 
 EVAL_TOKENS = 8192
 """Tokens in one batch of evaluation: enough to fill the cores, little memory."""
@@ -27,7 +31,7 @@ class Batch:
     targets: Int[Tensor, "B T"]
 
 
-class LanguageModelling:
+class LanguageModelling(RowTask):
     """Windows of a token stream in a seeded order, and bits per byte.
 
     Args:
@@ -37,6 +41,8 @@ class LanguageModelling:
         context_length: Tokens in a window.
         seed: Of the order.
         device: Where batches go.
+        rows: As of `RowTask`.
+        micro_rows: As of `RowTask`.
     """
 
     def __init__(
@@ -47,7 +53,10 @@ class LanguageModelling:
         context_length: int,
         seed: int,
         device: torch.device,
+        rows: int,
+        micro_rows: int = 0,
     ) -> None:
+        super().__init__(rows, micro_rows)
         self.train = train
         self.valid = valid
         self.tokenizer = tokenizer
@@ -78,10 +87,110 @@ class LanguageModelling:
         """Score the validation split; see `score`."""
         return score(model, self.valid, self.context_length, "valid", self.device, max_targets)
 
-    def describe(self, first: int, rows: int) -> list[str]:
-        """Decode the rows."""
-        targets = self.batch(first, rows).targets
+    def describe(self, update: int) -> list[str]:
+        """Decode the rows of an update."""
+        targets = self.batch(update * self.rows, self.rows).targets
         return [self.tokenizer.decode(row.tolist()) for row in targets]
+
+
+class Text:
+    """A tokenised text: what language models are trained on; see `ensue.tasks.task.Material`.
+
+    Args:
+        corpus: The text.
+        tokenizer: What made its ids.
+    """
+
+    def __init__(self, corpus: Corpus, tokenizer: Tokenizer) -> None:
+        self.corpus, self.tokenizer = corpus, tokenizer
+        self.fingerprint, self.notes = corpus.fingerprint, corpus.notes
+        self.valid_text = corpus.valid.fingerprint
+        self.train_targets, self.valid_targets = len(corpus.train.ids), len(corpus.valid.ids)
+
+    def filled(self, model: Any) -> Any:
+        """Give a config the vocabulary, and a context that both splits hold."""
+        entries = self.tokenizer.vocab_size
+        model = replace(model, vocab_size=model.vocab_size or entries)
+        if model.vocab_size < entries:
+            raise UsageError(
+                f"model.vocab_size {model.vocab_size} is smaller than the tokenizer's {entries}"
+            )
+        longest = max_window(min(self.train_targets, self.valid_targets))
+        return replace(model, context_length=min(model.context_length, longest))
+
+    def sized(self, train: Any, model: Any, tokens: int, world: int) -> Any:
+        """Give an update its rows: a multiple of the processes."""
+        refuse_unused(train, ("batch_tokens", "label_smoothing", "word_dropout"), "lm")
+        rows = train.global_batch_size
+        if not rows:
+            rows = -(-max(1, tokens // model.context_length) // world) * world
+        if rows % world:
+            raise UsageError(
+                f"train.global_batch_size {rows} is not a multiple of the {world} processes"
+            )
+        micro = min(train.micro_batch_size or rows // world, rows // world)
+        return replace(train, global_batch_size=rows, micro_batch_size=micro)
+
+    def targets_per_update(self, config: Any) -> float:
+        """Every token of every row is a target."""
+        return float(config.train.global_batch_size * config.model.context_length)
+
+    def shapes(self, config: Any) -> list[Shape]:
+        """All updates are alike."""
+        return [Shape(config.train.global_batch_size, config.model.context_length)]
+
+    def task(self, config: Any, device: torch.device) -> LanguageModelling:
+        """Make the task of a run whose shape is known."""
+        return LanguageModelling(
+            self.corpus.train,
+            self.corpus.valid,
+            self.tokenizer,
+            config.model.context_length,
+            config.seed,
+            device,
+            config.train.global_batch_size,
+            config.train.micro_batch_size,
+        )
+
+    def save(self, folder: Path) -> None:
+        """Write the tokenizer into a run folder."""
+        self.tokenizer.save(folder / "tokenizer.json")
+
+    def facts(self) -> list[tuple[str, str]]:
+        """Say what there is, for `ensue plan`."""
+        train, valid, tokenizer = self.corpus.train, self.corpus.valid, self.tokenizer
+        rows = [
+            ("text", f"{train.num_bytes:,} bytes to learn from, {valid.num_bytes:,} held out"),
+            (
+                "tokens",
+                f"{self.train_targets:,} of a {tokenizer.kind} tokenizer with"
+                f" {tokenizer.vocab_size:,} ids",
+            ),
+        ]
+        unspelt = train.unspelt_bytes + valid.unspelt_bytes
+        if unspelt:
+            rows.append(("problem", f"the tokenizer cannot spell {unspelt:,} bytes"))
+        return rows
+
+
+def prepare(config: DataConfig, on_progress: Progress) -> Text:
+    """Read and tokenise a text, or find what was made of it before.
+
+    Raises:
+        DataError: As of `ensue.data.corpus.prepare`.
+    """
+    corpus = data.prepare(
+        config,
+        make_tokenizer=lambda kind, texts, size: train_tokenizer(kind, texts, vocab_size=size),
+        load_tokenizer=load_tokenizer,
+        on_progress=on_progress,
+    )
+    return Text(corpus, load_tokenizer(corpus.tokenizer_path))
+
+
+def frozen(config: DataConfig, folder: Path) -> DataConfig:
+    """Give the config of a run that was begun: its tokenizer is the one in its folder."""
+    return replace(config, tokenizer=str(folder / "tokenizer.json"))
 
 
 @torch.inference_mode()

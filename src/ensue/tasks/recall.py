@@ -26,7 +26,7 @@ from torch import Tensor
 
 from ensue.decoding.engine import evaluating
 from ensue.nn.loss import cross_entropy_sum
-from ensue.tasks.task import Loss, Score
+from ensue.tasks.task import Loss, RowTask, Score
 
 SYMBOLS, FILLERS = 32, 8
 """Of 8 symbols, 3 bits, a simple RNN of 50,000 weights that begins as a rotation keeps nearly all
@@ -59,15 +59,17 @@ class Rows:
     """The symbol of each."""
 
 
-class Recall:
+class Recall(RowTask):
     """The task, for the training loop.
 
     Args:
         longest: The largest lag K of the training rows.
         seed: Of the training rows; the validation rows are the same for all.
+        rows: As of `RowTask`.
     """
 
-    def __init__(self, longest: int, seed: int) -> None:
+    def __init__(self, longest: int, seed: int, rows: int = GROUP) -> None:
+        super().__init__(rows)
         self.longest = longest
         self.seed = seed
         lags = [lag for lag in LAGS if lag <= longest]
@@ -118,11 +120,11 @@ class Recall:
             fingerprint="",
         )
 
-    def describe(self, first: int, rows: int) -> list[str]:
+    def describe(self, update: int) -> list[str]:
         """Write symbols as capitals and digits, fillers as a-h, the query as a question mark."""
         return [
             f"{''.join(LETTERS[t] for t in row)} {LETTERS[target]}"
-            for part in self.batch(first, rows)
+            for part in self.batch(update * self.rows, self.rows)
             for row, target in zip(part.tokens.tolist(), part.targets.tolist(), strict=True)
         ]
 

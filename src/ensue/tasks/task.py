@@ -1,10 +1,14 @@
-"""The contract between a task and the training loop: sums and counts."""
+"""The contracts of a task: with the chooser, what there is to learn from; with the loop, sums."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
+
+from ensue.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -41,8 +45,12 @@ class Score:
 class Task(Protocol):
     """What the training loop needs of a task."""
 
-    def batch(self, first: int, rows: int) -> Any:
-        """Give rows `first` to `first + rows` of the endless, seeded order of training rows."""
+    def batches(self, update: int, rank: int = 0, world: int = 1) -> list[Any]:
+        """Give one process's micro-batches of an update of the endless, seeded order."""
+        ...
+
+    def ids(self, update: int) -> list[int]:
+        """Number the rows of an update: what is noted when it fails."""
         ...
 
     def count(self, batch: Any) -> int:
@@ -57,6 +65,104 @@ class Task(Protocol):
         """Score the model on the validation split (on an even sample of it, if so asked)."""
         ...
 
-    def describe(self, first: int, rows: int) -> list[str]:
-        """Show training rows as a person reads them, for `ensue plan` and for error reports."""
+    def describe(self, update: int) -> list[str]:
+        """Show an update's rows as a person reads them, for `ensue plan`."""
+        ...
+
+
+def refuse_unused(train: Any, names: Sequence[str], task: str) -> None:
+    """Refuse settings that this task would not heed."""
+    for name in names:
+        if getattr(train, name):
+            raise UsageError(
+                f"train.{name} means nothing to the task {task!r}", f"Leave out --train.{name}."
+            )
+
+
+class RowTask:
+    """A task whose updates are so many rows each, all of one kind.
+
+    Args:
+        rows: Rows of an update; the number of processes divides it.
+        micro_rows: Rows computed at a time by one process; 0: all.
+    """
+
+    def __init__(self, rows: int, micro_rows: int = 0) -> None:
+        self.rows, self.micro_rows = rows, micro_rows
+
+    def batch(self, first: int, rows: int) -> Any:
+        """Give rows `first` to `first + rows` of the endless, seeded order of training rows."""
+        raise NotImplementedError
+
+    def batches(self, update: int, rank: int = 0, world: int = 1) -> list[Any]:
+        """Give one process's micro-batches of an update."""
+        mine = self.rows // world
+        first = update * self.rows + rank * mine
+        micro = min(mine, self.micro_rows or mine)
+        return [self.batch(first + i, min(micro, mine - i)) for i in range(0, mine, micro)]
+
+    def ids(self, update: int) -> list[int]:
+        """Number the rows of an update."""
+        return list(range(update * self.rows, (update + 1) * self.rows))
+
+
+class Shape(NamedTuple):
+    """What a model is given in one call: what its operations are counted by."""
+
+    rows: int
+    steps: int
+    """Tokens of a row that is written."""
+    source_steps: int = 0
+    """Tokens of a row that is read first, by an encoder."""
+
+
+@runtime_checkable
+class Material(Protocol):
+    """What is learnt from, tokenised, before the model's shape is known."""
+
+    fingerprint: str
+    """Changes with text, split and tokenizers."""
+    valid_text: str
+    """SHA-256 of what is validated on."""
+    notes: tuple[str, ...]
+    """What was sniffed, guessed, left out and chosen."""
+    train_targets: int
+    """Targets of an epoch."""
+    valid_targets: int
+    """Targets to validate on."""
+
+    def filled(self, model: Any) -> Any:
+        """Give a model's config the vocabularies, and no longer a context than there is text for.
+
+        Raises:
+            UsageError: A vocabulary that was asked for is too small.
+        """
+        ...
+
+    def sized(self, train: Any, model: Any, tokens: int, world: int) -> Any:
+        """Give a training config the batch of an update of about so many tokens, where it is open.
+
+        Raises:
+            UsageError: The processes cannot share the batch that was asked for.
+        """
+        ...
+
+    def targets_per_update(self, config: Any) -> float:
+        """Give how many targets an update has, on average."""
+        ...
+
+    def shapes(self, config: Any) -> Sequence[Shape]:
+        """Give the shapes of an update, or of several that stand for all."""
+        ...
+
+    def task(self, config: Any, device: Any) -> Task:
+        """Make the task of a run whose shape is known."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write the tokenizers into a run folder."""
+        ...
+
+    def facts(self) -> list[tuple[str, str]]:
+        """Say what there is, for `ensue plan`: (what, value)."""
         ...

@@ -12,7 +12,9 @@ from typing import Any, NoReturn
 
 from ensue.errors import DataError
 
-KINDS = ("byte", "char", "word", "bpe")
+KINDS = ("byte", "char", "word", "bpe", "unigram")
+SUBWORD = ("bpe", "unigram")
+"""Those that spell rare words in pieces: words of GPT-2's pattern, in GPT-2's bytes."""
 EOS = "<|endoftext|>"  # begins a stream and separates documents
 UNK = "<unk>"
 # GPT-2's file is 2 MB, Llama 3's 9 MB.
@@ -32,6 +34,8 @@ class Spec:
     """Token to id; the ids are 0 .. n-1."""
     merges: Sequence[tuple[str, str]] = ()
     """Byte-pair merges, first learnt first."""
+    scores: Sequence[float] = ()
+    """Log probability of each token of a unigram model, by id."""
     specials: Mapping[str, int]
     """Special tokens to ids; never made from text."""
     ignore_merges: bool = False
@@ -58,11 +62,16 @@ def byte_to_char() -> dict[int, str]:
 
 def to_json(spec: Spec) -> str:
     """Write a spec in the format of the ``tokenizers`` library."""
-    if spec.kind in ("byte", "bpe"):
-        byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
-        pre: dict[str, Any] = byte_level | {"use_regex": spec.kind == "bpe"}
-        decoder = byte_level | {"use_regex": True}
-        model: dict[str, Any] = {
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
+    pre: dict[str, Any] = byte_level | {"use_regex": spec.kind in SUBWORD}
+    decoder = byte_level | {"use_regex": True}
+    model: dict[str, Any]
+    if spec.kind == "unigram":
+        by_id = sorted(spec.vocab, key=spec.vocab.__getitem__)
+        pieces = [[token, score] for token, score in zip(by_id, spec.scores, strict=True)]
+        model = {"type": "Unigram", "unk_id": None, "vocab": pieces, "byte_fallback": False}
+    elif spec.kind in ("byte", "bpe"):
+        model = {
             "type": "BPE",
             "dropout": None,
             "unk_token": None,
@@ -123,7 +132,11 @@ def parse(raw: bytes, name: str) -> Spec:
     check = _Checker(name)
     document = check.mapping(check.json(raw), "the file")
     model = check.mapping(document.get("model"), "model")
-    vocab = check.vocab(model.get("vocab"))
+    is_unigram = model.get("type") == "Unigram"
+    pieces = check.pieces(model.get("vocab")) if is_unigram else []
+    vocab = check.vocab(
+        {token: i for i, (token, _) in enumerate(pieces)} if is_unigram else model.get("vocab")
+    )
     specials = check.added(document.get("added_tokens") or [])
     if document.get("normalizer") is not None:
         check.refuse("it has a normalizer, which would change the text")
@@ -134,17 +147,26 @@ def parse(raw: bytes, name: str) -> Spec:
         merges = check.merges(model.get("merges"), vocab)
         kind = kind if merges or kind == "bpe" else "byte"
         ignore_merges = bool(model.get("ignore_merges"))
-        missing = [c for c in byte_to_char().values() if c not in vocab]
-        if missing:
-            check.refuse(f"{len(missing)} of the 256 bytes have no token")
+        check.bytes(vocab)
+    elif is_unigram:
+        kind = "unigram"
+        if check.byte_level(model, pre) != "bpe" or len(vocab) != len(pieces):
+            check.refuse("its pieces are not of words in bytes, each there once")
+        check.bytes(vocab)
     elif model.get("type") == "WordLevel":
         kind = check.word_level(model, pre, vocab)
         specials.setdefault(UNK, vocab[UNK])
     else:
-        check.refuse(f"its model type is {str(model.get('type'))[:40]!r}, not BPE or WordLevel")
+        found = str(model.get("type"))[:40]
+        check.refuse(f"its model type is {found!r}, not BPE, Unigram or WordLevel")
     check.ids(vocab, specials)
     return Spec(
-        kind=kind, vocab=vocab, merges=merges, specials=specials, ignore_merges=ignore_merges
+        kind=kind,
+        vocab=vocab,
+        merges=merges,
+        scores=[score for _, score in pieces],
+        specials=specials,
+        ignore_merges=ignore_merges,
     )
 
 
@@ -188,6 +210,24 @@ class _Checker:
                 self.refuse(f"the id of token {token[:40]!r} is not a whole number")
             self.spelt(token)
         return vocab
+
+    def pieces(self, value: object) -> list[tuple[str, float]]:
+        if not isinstance(value, list) or not value:
+            self.refuse("model.vocab is not a list of pieces")
+        pieces = []
+        for i, entry in enumerate(value):
+            if not (isinstance(entry, list) and len(entry) == 2 and _is_str(entry[0])):
+                self.refuse(f"piece {i} is not a token and its score")
+            token, score = entry
+            if type(score) not in (int, float) or not -1e9 < score <= 0:
+                self.refuse(f"the score of piece {i} is not a log probability")
+            pieces.append((token, float(score)))
+        return pieces
+
+    def bytes(self, vocab: dict[str, int]) -> None:
+        missing = [c for c in byte_to_char().values() if c not in vocab]
+        if missing:
+            self.refuse(f"{len(missing)} of the 256 bytes have no token")
 
     def spelt(self, token: str) -> None:
         try:

@@ -15,7 +15,17 @@ from numpy.typing import NDArray
 from tokenizers import models
 
 from ensue.errors import DataError
-from ensue.tokenizers.spec import EOS, MAX_FILE_BYTES, UNK, Spec, byte_to_char, parse, to_json
+from ensue.tokenizers.spec import (
+    EOS,
+    KINDS,
+    MAX_FILE_BYTES,
+    SUBWORD,
+    UNK,
+    Spec,
+    byte_to_char,
+    parse,
+    to_json,
+)
 from ensue.tokenizers.split import WordSplitter
 
 Ids = NDArray[np.unsignedinteger[Any]]
@@ -74,7 +84,7 @@ class Tokenizer:
             return self._encode_chars(text, len(data))
         if self.kind == "word":
             return self._encode_words(text)
-        return self._encode_bpe(text), 0
+        return self._encode_subwords(text), 0
 
     def decode(self, ids: Sequence[int]) -> str:
         """Give the text of ids; never fails on valid ids.
@@ -84,6 +94,10 @@ class Tokenizer:
         """
         data = b"".join([self._token_bytes[i] for i in ids])
         return data.decode("utf-8", errors="replace")
+
+    def byte_lengths(self, ids: Sequence[int]) -> list[int]:
+        """Give how many bytes each id spells: of an unknown piece those of U+FFFD."""
+        return [len(self._token_bytes[i]) for i in ids]
 
     def stream(self) -> "StreamDecoder":
         """Give a decoder that takes one id at a time and emits whole characters only."""
@@ -119,7 +133,7 @@ class Tokenizer:
     def _token_bytes(self) -> list[bytes]:
         """The bytes of every id."""
         table = [b""] * self.vocab_size
-        byte_level = self.kind in ("byte", "bpe")
+        byte_level = self.kind in ("byte", *SUBWORD)
         for token, id_ in self._spec.vocab.items():
             if byte_level and all(c in _BYTES for c in token):
                 table[id_] = bytes([_BYTES[c] for c in token])
@@ -161,7 +175,7 @@ class Tokenizer:
         ids: Ids = np.array([vocab.get(w, unknown) for w in words], dtype=self.dtype)
         return ids, len("".join([words[i] for i in np.flatnonzero(ids == unknown)]).encode())
 
-    def _encode_bpe(self, text: str) -> Ids:
+    def _encode_subwords(self, text: str) -> Ids:
         words = self._split(text)
         missing = set(words).difference(self._words)
         if len(self._words) + len(missing) > _CACHED_WORDS:
@@ -181,11 +195,14 @@ class Tokenizer:
 
     @cached_property
     def _split(self) -> WordSplitter:
-        return WordSplitter(self.kind)
+        return WordSplitter("bpe" if self.kind in SUBWORD else self.kind)
 
     @cached_property
-    def _model(self) -> models.BPE:
+    def _model(self) -> models.BPE | models.Unigram:
         spec = self._spec
+        if self.kind == "unigram":
+            by_id = sorted(spec.vocab, key=spec.vocab.__getitem__)
+            return models.Unigram(list(zip(by_id, spec.scores, strict=True)), None, False)
         return models.BPE(dict(spec.vocab), list(spec.merges), ignore_merges=spec.ignore_merges)
 
 
@@ -224,11 +241,11 @@ def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
     except OSError as error:
         raise DataError(
             f"{name}: the tokenizer cannot be read: {error.strerror or error}",
-            "Give the path of a tokenizer.json, or a kind: byte, char, word, bpe",
+            f"Give the path of a tokenizer.json, or a kind: {', '.join(KINDS)}",
         ) from None
     spec = parse(raw, name)
     tokenizer = Tokenizer(spec, raw.decode("utf-8"))
-    if spec.kind == "bpe":
+    if spec.kind in SUBWORD:
         _try_library(tokenizer, name)
     return tokenizer
 

@@ -9,12 +9,13 @@ Shakespeare that takes 0.3 s, the library alone 1.8 s, with equal merges.
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 from tokenizers import Tokenizer as LibraryTokenizer
 from tokenizers import models, pre_tokenizers, trainers
 
 from ensue.errors import DataError, EnsueError, UsageError, nearest
-from ensue.tokenizers.spec import EOS, KINDS, UNK, Spec, byte_to_char
+from ensue.tokenizers.spec import EOS, KINDS, SUBWORD, UNK, Spec, byte_to_char
 from ensue.tokenizers.split import WordSplitter
 from ensue.tokenizers.tokenizer import Tokenizer
 
@@ -23,7 +24,7 @@ _MAX_COUNTED = 1_500_000
 _MAX_DIGEST = 1_000_000
 # Longer words (scripts without spaces, base64) are counted in parts, so that a count stays short.
 _MAX_WORD_CHARS = 64
-_DEFAULT_VOCAB = {"char": 16_384, "word": 16_384, "bpe": 4_096}
+_DEFAULT_VOCAB = {"char": 16_384, "word": 16_384, "bpe": 4_096, "unigram": 4_096}
 MAX_VOCAB = 1 << 20
 
 Progress = Callable[[int], None]
@@ -49,7 +50,7 @@ def train_tokenizer(
         raise UsageError(
             f"unknown tokenizer {kind!r}{nearest(kind, KINDS)}", f"Choose from: {', '.join(KINDS)}"
         )
-    smallest = {"byte": 0, "bpe": 257}.get(kind, 3)
+    smallest = {"byte": 0, "bpe": 257, "unigram": 257}.get(kind, 3)
     if vocab_size and not smallest <= vocab_size <= MAX_VOCAB:
         raise UsageError(
             f"a vocabulary of {vocab_size:,} cannot be made for a {kind} tokenizer",
@@ -63,13 +64,16 @@ def train_tokenizer(
         raise DataError("there is no text to learn a tokenizer from", "Give more text.")
     if kind == "bpe":
         return Tokenizer(_learn_merges(counts, size))
+    if kind == "unigram":
+        return Tokenizer(_learn_pieces(counts, size))
     return Tokenizer(_word_level_spec(kind, counts, size))
 
 
 def _count(kind: str, texts: Iterable[str], on_progress: Progress | None) -> Counter[str]:
     """Count words, or characters, forgetting the rarest words when there are too many."""
     counts: Counter[str] = Counter()
-    split: Callable[[str], Iterable[str]] = list if kind == "char" else WordSplitter(kind)
+    words = WordSplitter("bpe" if kind in SUBWORD else kind) if kind != "char" else None
+    split: Callable[[str], Iterable[str]] = words or list
     done, floor = 0, 1
     for text in texts:
         text = text.encode("utf-8", "replace").decode()  # lone surrogates become "?"
@@ -106,17 +110,37 @@ def _byte_spec(kind: str, merges: list[tuple[str, str]], words: list[str]) -> Sp
 
 
 def _learn_merges(counts: Counter[str], size: int) -> Spec:
-    tokenizer = LibraryTokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     trainer = trainers.BpeTrainer(
         vocab_size=size - 1,
         min_frequency=2,
         initial_alphabet=list(byte_to_char().values()),
         show_progress=False,
     )
+    return _spec_of(_learn(models.BPE(), trainer, counts))
+
+
+def _learn_pieces(counts: Counter[str], size: int) -> Spec:
+    """Learn a unigram model: the pieces under which the text is most probable (Kudo 2018)."""
+    alphabet = list(byte_to_char().values())
+    trainer = trainers.UnigramTrainer(
+        vocab_size=size - 1, initial_alphabet=alphabet, special_tokens=[], show_progress=False
+    )
+    learnt = dict(json.loads(_learn(models.Unigram(), trainer, counts))["model"]["vocab"])
+    # Bytes by value, as of the other kinds; one that the text has not is as improbable as can be.
+    least = min(learnt.values()) - 10
+    words = sorted((w for w in learnt if w not in alphabet), key=lambda w: (-learnt[w], w))
+    pieces = [*alphabet, *words[: size - 1 - len(alphabet)]]
+    scores = [min(0.0, learnt.get(piece, least)) for piece in pieces]
+    vocab = {token: i for i, token in enumerate(pieces)}
+    return Spec(kind="unigram", vocab=vocab, scores=scores, specials={EOS: len(vocab)})
+
+
+def _learn(model: models.Model, trainer: Any, counts: Counter[str]) -> str:
+    tokenizer = LibraryTokenizer(model)
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     try:
         tokenizer.train_from_iterator(_digest(counts), trainer)
-        learnt = LibraryTokenizer.to_str(tokenizer)
+        return str(LibraryTokenizer.to_str(tokenizer))
     except (KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
     except BaseException as error:  # a panic of the library is a BaseException
@@ -124,7 +148,6 @@ def _learn_merges(counts: Counter[str], size: int) -> Spec:
             f"learning the tokenizer failed: {str(error)[:200]}",
             "Try --tokenizer byte, which needs no learning.",
         ) from None
-    return _spec_of(learnt)
 
 
 def _spec_of(learnt: str) -> Spec:

@@ -50,7 +50,7 @@ from ensue.files import (
 )
 from ensue.weights import Entry, read_header, tensor_bytes, write_tensors
 
-FORMAT = 1
+FORMAT = 2  # 2: the tokens so far stand in the state
 KIND = "ensue checkpoint"
 STATE = "state.json"
 MANIFEST = "manifest.json"
@@ -59,6 +59,10 @@ OVERHEAD_BYTES = 512  # per tensor and per file, generously: the headers and the
 
 _NAME = re.compile(r"step-(\d{8,18})")
 T = TypeVar("T")
+
+
+class VersionError(RunError):
+    """A checkpoint is whole, and of another version: nothing else may be begun in its place."""
 
 
 @dataclass(frozen=True)
@@ -223,6 +227,9 @@ def newest_checkpoint(folder: Path) -> tuple[Checkpoint | None, list[tuple[Path,
 
     Returns:
         The checkpoint, if there is one, and the newer ones that were skipped, each with the reason.
+
+    Raises:
+        VersionError: The newest that is whole was written by another version of ensue.
     """
     return _on_first_rank(lambda: _find(folder))
 
@@ -232,6 +239,8 @@ def _find(folder: Path) -> tuple[Checkpoint | None, list[tuple[Path, str]]]:
     for path in _newest_first(folder):
         try:
             return _verify(path), skipped
+        except VersionError:
+            raise
         except RunError as error:
             skipped.append((path, error.what))
     return None, skipped
@@ -270,8 +279,13 @@ def _read_manifest(path: Path) -> dict[str, Digest]:
     manifest = read_sealed(path / MANIFEST)
     files: dict[str, Digest] = {}
     match manifest:
-        case {"kind": str(kind), "format": int(version)} if kind == KIND and version > FORMAT:
-            raise RunError(f"{path} was written by a newer version of ensue (format {version})")
+        case {"kind": str(kind), "format": int(version)} if kind == KIND and version != FORMAT:
+            age = "a newer" if version > FORMAT else "an older"
+            raise VersionError(
+                f"{path} was written by {age} version of ensue (format {version}; this one reads"
+                f" {FORMAT})",
+                "Go on with that version, or train anew into another folder with --out.",
+            )
         case {"kind": str(kind), "format": int(), "step": int(step), "files": dict(entries)} if (
             kind == KIND and step == _step_of(path) and STATE in entries
         ):

@@ -12,15 +12,12 @@ from typing import Any
 
 import torch
 
-from ensue.data.corpus import Corpus
-from ensue.data.order import max_window
 from ensue.distributed.env import Env
 from ensue.errors import UsageError
 from ensue.models import step_of
 from ensue.planning import build_empty, count_parameters, peak_flops, train_flops
 from ensue.runs import Run
-from ensue.tasks.lm import LanguageModelling
-from ensue.tokenizers import Tokenizer
+from ensue.tasks.task import Material
 from ensue.training.budget import Budget, parse_budget
 from ensue.training.config import SIZES, RunConfig, TrainConfig, config_to_dict
 from ensue.training.loop import Loop
@@ -49,8 +46,7 @@ class Chooser:
     """
 
     config: RunConfig[Any]
-    corpus: Corpus
-    tokenizer: Tokenizer
+    material: Material
     run: Run
     env: Env
     tracker: Tracker
@@ -73,15 +69,7 @@ class Chooser:
     def shaped(self, size: str) -> RunConfig[Any]:
         """Fill in the model and the batch of one size."""
         model = step_of(self.config.model).filled(self.config.model, size)
-        model = replace(model, vocab_size=model.vocab_size or self.tokenizer.vocab_size)
-        if model.vocab_size < self.tokenizer.vocab_size:
-            raise UsageError(
-                f"model.vocab_size {model.vocab_size} is smaller than the tokenizer's"
-                f" {self.tokenizer.vocab_size}"
-            )
-        longest = max_window(min(len(self.corpus.train.ids), len(self.corpus.valid.ids)))
-        if model.context_length > longest:
-            model = replace(model, context_length=longest)
+        model = self.material.filled(model)
         if model.dropout < 0:
             model = replace(model, dropout=self.dropout)
         return replace(
@@ -90,19 +78,9 @@ class Chooser:
 
     def _train(self, size: str, model: Any) -> TrainConfig:
         train = self.config.train
-        world = self.env.world_size
-        rows = train.global_batch_size
-        if not rows:
-            rows = max(1, ROWS_TOKENS[size] // model.context_length)
-            rows = -(-rows // world) * world
-        if rows % world:
-            raise UsageError(
-                f"train.global_batch_size {rows} is not a multiple of the {world} processes"
-            )
+        sized = self.material.sized(train, model, ROWS_TOKENS[size], self.env.world_size)
         return replace(
-            usual_rates(train, step_of(model).rate),
-            global_batch_size=rows,
-            micro_batch_size=min(train.micro_batch_size or rows // world, rows // world),
+            usual_rates(sized, step_of(model).rate),
             threads=train.threads or THREADS,
             precision="fp32" if train.precision == "auto" else train.precision,
             compile="no" if train.compile == "auto" else train.compile,
@@ -116,7 +94,7 @@ class Chooser:
         torch.set_num_threads(config.train.threads)
         torch.manual_seed(0)
         model = step_of(config.model).model(config.model).to(self.env.device)
-        task = task_of(config, self.corpus, self.tokenizer, self.env)
+        task = self.material.task(config, self.env.device)
         plan = self.plan(replace(config, steps=1 << 30))
         loop = Loop(plan, model, task, self.run, self.env, Tracker())
         loop.update()
@@ -147,8 +125,7 @@ class Chooser:
         return chosen
 
     def _tokens_in_time(self, config: RunConfig[Any], seconds: float) -> float:
-        tokens = config.train.global_batch_size * config.model.context_length
-        return tokens * self.left() / seconds
+        return self.material.targets_per_update(config) * self.left() / seconds
 
     def least_seconds(self, config: RunConfig[Any]) -> float:
         """Give the time of an update at the machine's peak: no measurement takes less."""
@@ -165,7 +142,9 @@ class Chooser:
             options.append({"precision": "bf16"})
         if not asked.threads and THREADS > 1 and self.env.device.type == "cpu":
             options.append({"threads": THREADS // 2})
-        compiling = asked.compile == "auto" and self.left() > COMPILE_FROM_SECONDS
+        # Where updates differ in shape (pairs), each shape would be compiled anew.
+        one_shape = len(set(self.material.shapes(config))) == 1
+        compiling = asked.compile == "auto" and one_shape and self.left() > COMPILE_FROM_SECONDS
         if not options and not compiling:
             return config
         best = self.seconds_per_step(config, 3)
@@ -235,8 +214,8 @@ class Chooser:
 
     def choose_dropout(self, config: RunConfig[Any]) -> RunConfig[Any]:
         """Drop a tenth where the text will be read many times."""
-        tokens = config.train.global_batch_size * config.model.context_length * config.steps
-        epochs = tokens / len(self.corpus.train.ids)
+        targets = self.material.targets_per_update(config) * config.steps
+        epochs = targets / self.material.train_targets
         if self.config.model.dropout >= 0 or epochs < DROPOUT_FROM_EPOCHS:
             return config
         self.say(f"the text will be read about {epochs:.0f} times: dropout 0.1")
@@ -245,14 +224,14 @@ class Chooser:
     def flops(self, config: RunConfig[Any]) -> float:
         """Give the operations of an update, by the model's formula."""
         model: Any = build_empty(step_of(config.model).model, config.model)
-        train = config.train
-        return float(train_flops(model, train.global_batch_size, config.model.context_length))
+        shapes = self.material.shapes(config)
+        return sum(train_flops(model, *shape) for shape in shapes) / len(shapes)
 
     def finish(self, config: RunConfig[Any], seconds: float) -> RunConfig[Any]:
         """Fit warm-up, evaluations and checkpoints to the number of steps."""
         train, steps = config.train, config.steps
         every = round(30 / seconds) if seconds else steps // 4
-        tokens = train.global_batch_size * config.model.context_length * steps
+        targets = int(self.material.targets_per_update(config) * steps)
         return replace(
             config,
             checkpoint_every=config.checkpoint_every or max(1, every),
@@ -261,28 +240,27 @@ class Chooser:
                 warmup_steps=self.config.train.warmup_steps or min(200, steps // 20),
                 eval_every=self.config.train.eval_every or max(1, steps // 8),
                 # A forward pass costs a third of a step: eight of these, 3 % of the budget.
-                eval_tokens=self.config.train.eval_tokens or max(2048, tokens // 90),
+                eval_tokens=self.config.train.eval_tokens or max(2048, targets // 90),
             ),
         )
 
     def plan(self, config: RunConfig[Any], seconds: float = 0.0) -> Plan:
         """Put the choices into a plan."""
-        valid_tokens = len(self.corpus.valid.ids)
-        tokens = config.train.global_batch_size * config.model.context_length * config.steps
-        most = config.train.final_eval_tokens or max(2 * config.train.eval_tokens, tokens // 8)
+        targets = int(self.material.targets_per_update(config) * config.steps)
+        most = config.train.final_eval_tokens or max(2 * config.train.eval_tokens, targets // 8)
         return Plan(
             request=config_to_dict(self.config),
             config=config,
-            corpus=self.corpus.fingerprint,
-            valid_text=self.corpus.valid.fingerprint,
+            corpus=self.material.fingerprint,
+            valid_text=self.material.valid_text,
             parameters=self.parameters(config),
             flops_per_step=self.flops(config),
             seconds_per_step=seconds,
             budget_seconds=self.budget.seconds,
             fit_every=max(1, config.steps // 8) if self.budget.seconds else 0,
-            final_eval_tokens=min(most, valid_tokens),
+            final_eval_tokens=min(most, self.material.valid_targets),
             machine=self.machine,
-            notes=(*self.corpus.notes, *self.notes),
+            notes=(*self.material.notes, *self.notes),
         )
 
 
@@ -295,8 +273,7 @@ DROPOUT_FROM_EPOCHS = 14.0
 
 def choose(
     config: RunConfig[Any],
-    corpus: Corpus,
-    tokenizer: Tokenizer,
+    material: Material,
     run: Run,
     env: Env,
     tracker: Tracker,
@@ -306,8 +283,7 @@ def choose(
 
     Args:
         config: The request.
-        corpus: The tokenised text.
-        tokenizer: Its tokenizer.
+        material: What it is to learn from.
         run: The run folder; nothing is written to it here.
         env: This process.
         tracker: Hears what was chosen.
@@ -316,7 +292,7 @@ def choose(
     Raises:
         UsageError: The budget is too small to train anything.
     """
-    chooser = Chooser(config, corpus, tokenizer, run, env, tracker, begun)
+    chooser = Chooser(config, material, run, env, tracker, begun)
     tracker.progress("measuring this machine", 0, 0)
     shaped = chooser.choose_size()
     chooser.check_possible(shaped)
@@ -327,20 +303,6 @@ def choose(
         shaped, seconds = chooser.choose_steps(dropped)
     final = chooser.finish(shaped, seconds)
     return chooser.plan(final, seconds)
-
-
-def task_of(
-    config: RunConfig[Any], corpus: Corpus, tokenizer: Tokenizer, env: Env
-) -> LanguageModelling:
-    """Give the task of a run whose shape is known."""
-    return LanguageModelling(
-        corpus.train,
-        corpus.valid,
-        tokenizer,
-        config.model.context_length,
-        config.seed,
-        env.device,
-    )
 
 
 def _budget(config: RunConfig[Any]) -> Budget:

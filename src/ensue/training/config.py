@@ -4,13 +4,15 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from ensue.config import from_dict, to_dict
-from ensue.data.corpus import DataConfig
 from ensue.errors import UsageError, nearest
-from ensue.models import find_step, step_of
+from ensue.models import find_step, step_of, steps_for
+from ensue.tasks import find_kind
 
 M = TypeVar("M")
 
+SCHEDULES = ("linear", "cosine", "inverse_sqrt", "constant")
 SIZES = ("", "xs", "s", "m", "l")
+DEFAULT_MODEL = find_kind("lm").model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,8 +29,14 @@ class TrainConfig:
     """Rows in one update, over all micro-batches and processes."""
     micro_batch_size: int = 0
     """Rows computed at a time by one process; fewer need less memory and change no result."""
+    batch_tokens: int = 0
+    """Tokens of an update on either side, padding included, where rows differ in length (pairs)."""
+    label_smoothing: float = 0.0
+    """Share of a target's probability that is spread over the vocabulary while training (pairs)."""
+    word_dropout: float = 0.0
+    """Share of words, of both sides, that the model is not shown while training (pairs)."""
     schedule: str = "linear"
-    """After the warm-up, decay to zero: linear, cosine, or constant (no decay)."""
+    """After the warm-up: linear or cosine (to zero), inverse_sqrt, or constant (no decay)."""
     warmup_steps: int = 0
     """Updates over which the learning rate rises from zero."""
     weight_decay: float = 0.1
@@ -62,7 +70,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         _one_of("train.optimizer", self.optimizer, ("muon", "adamw"))
-        _one_of("train.schedule", self.schedule, ("linear", "cosine", "constant"))
+        _one_of("train.schedule", self.schedule, SCHEDULES)
         _one_of("train.precision", self.precision, ("auto", "fp32", "bf16"))
         _one_of("train.compile", self.compile, ("auto", "yes", "no"))
         _one_of("train.shard", self.shard, ("ddp", "fsdp"))
@@ -72,6 +80,7 @@ class TrainConfig:
             "weight_decay",
             "grad_clip",
             "warmup_steps",
+            "batch_tokens",
             "eval_every",
             "eval_tokens",
             "final_eval_tokens",
@@ -80,7 +89,7 @@ class TrainConfig:
         ):
             if getattr(self, name) < 0:
                 raise UsageError(f"train.{name} is {getattr(self, name)}: it must not be negative")
-        for name in ("beta1", "beta2", "momentum", "average"):
+        for name in ("beta1", "beta2", "momentum", "average", "label_smoothing", "word_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise UsageError(f"train.{name} is {getattr(self, name)}: it lies in [0, 1)")
         micro, rows = self.micro_batch_size, self.global_batch_size
@@ -95,8 +104,11 @@ class TrainConfig:
 class RunConfig(Generic[M]):
     """One training run: data, model, and how long."""
 
-    data: DataConfig
-    """What is read."""
+    task: str = "lm"
+    """What is learnt: lm (to continue text), translate (to write one sequence, given another) or
+    chat (to answer)."""
+    data: Any
+    """What is read; its class is the task's."""
     model: M
     """Shape of the model."""
     size: str = ""
@@ -113,6 +125,13 @@ class RunConfig(Generic[M]):
     """How the weights are found."""
 
     def __post_init__(self) -> None:
+        find_kind(self.task)
+        step = step_of(self.model)
+        if self.task not in step.tasks:
+            able = [s.name for s in steps_for(self.task)]
+            raise UsageError(
+                f"{step.title} cannot learn the task {self.task!r}", f"Models: {', '.join(able)}"
+            )
         _one_of("size", self.size, SIZES)
         if self.steps < 0 or self.checkpoint_every < 0:
             raise UsageError("steps and checkpoint_every must not be negative")
@@ -139,11 +158,10 @@ def config_to_dict(config: RunConfig[Any]) -> dict[str, Any]:
 
 def config_from_dict(values: dict[str, Any], where: str) -> RunConfig[Any]:
     """Build a run's config from a recipe's or a ``config.toml``'s values."""
+    kind = find_kind(str(values.get("task", "lm")))
     model = dict(values.get("model", {}))
-    step = find_step(str(model.pop("name", DEFAULT_MODEL)))
+    step = find_step(str(model.pop("name", kind.model)))
     built = from_dict(step.config, {**to_dict(step.default), **model}, f"{where}.model")
     data = {"sources": [], **values.get("data", {})}  # a recipe may leave them to the command
-    return from_dict(RunConfig, {**values, "data": data, "model": built}, where)
-
-
-DEFAULT_MODEL = "gpt2"
+    read = from_dict(kind.config, data, f"{where}.data")
+    return from_dict(RunConfig, {**values, "data": read, "model": built}, where)

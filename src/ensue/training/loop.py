@@ -100,7 +100,7 @@ class Loop:
         self.average = {n: t.clone() for n, t in self.best.items()} if self.train.average else {}
         self.done = 0
         self.best_score, self.best_step, self.best_kind = math.inf, 0, "last"
-        self.worse, self.seconds = 0, 0.0
+        self.worse, self.seconds, self.tokens = 0, 0.0, 0
         self.seconds_per_score = 0.0  # for each target, as last measured
         self.begun = time.monotonic()  # when the budget began, less the time that kills cost
         self.ended = False  # whether the metrics have their last record
@@ -116,7 +116,7 @@ class Loop:
             NonFiniteError: The loss or the gradient is not finite; no weight was touched.
         """
         begun = time.perf_counter()
-        batches = self._batches()
+        batches = self.task.batches(self.done, self.env.rank, self.env.world_size)
         count = self.env.sum([float(sum(map(self.task.count, batches)))])[0]
         # Gradients are averaged over processes; multiplied by their number they are summed.
         scale = self.env.world_size / count
@@ -146,6 +146,7 @@ class Loop:
                 list(self.average.values()), list(self.parameters.values()), 1 - self.train.average
             )
         self.done += 1
+        self.tokens += int(count)
         spent = time.perf_counter() - begun
         self.seconds += spent
         return {
@@ -154,24 +155,15 @@ class Loop:
             "loss": value,
             "lr": share * self.train.lr,
             "grad_norm": norm,
-            "tokens": self.done * int(count),
+            "tokens": self.tokens,
             "tokens_per_second": count / spent,
             "seconds": self.seconds,
         }
 
-    def _batches(self) -> list[Any]:
-        """Give this process's micro-batches of the next update."""
-        rows = self.train.global_batch_size // self.env.world_size
-        first = self.done * self.train.global_batch_size + self.env.rank * rows
-        micro = min(rows, self.train.micro_batch_size or rows)
-        return [self.task.batch(first + i, min(micro, rows - i)) for i in range(0, rows, micro)]
-
     def _refuse(self, loss: float, norm: float) -> None:
-        first = self.done * self.train.global_batch_size
         record = {
             "step": self.done + 1,
-            "first_row": first,
-            "rows": self.train.global_batch_size,
+            "rows": self.task.ids(self.done),
             "loss": repr(loss),
             "grad_norm": repr(norm),
         }
@@ -179,8 +171,7 @@ class Loop:
             write_json(self.run.path / "nonfinite.json", record)
         raise NonFiniteError(
             f"step {self.done + 1}: the loss is {loss}, the gradient's norm {norm};"
-            f" the update was not applied. Its rows {first} to"
-            f" {first + self.train.global_batch_size - 1} are noted in nonfinite.json",
+            " the update was not applied. Its rows are noted in nonfinite.json",
             f"Try half the learning rate in a new run: --train.lr {self.train.lr / 2:g}",
         )
 
@@ -240,6 +231,7 @@ class Loop:
             "best_kind": self.best_kind,
             "worse": self.worse,
             "seconds": self.seconds,
+            "tokens": self.tokens,
             "seconds_per_score": self.seconds_per_score,
             "spent": time.monotonic() - self.begun,
             "flops": self.done * self.plan.flops_per_step,
@@ -280,6 +272,7 @@ class Loop:
         self.best_score = math.inf if state["best_score"] is None else state["best_score"]
         self.best_step, self.best_kind = state["best_step"], state["best_kind"]
         self.worse, self.seconds = state["worse"], state["seconds"]
+        self.tokens = state["tokens"]
         self.seconds_per_score = state["seconds_per_score"]
         self.tracker.notice(f"going on from step {self.done} ({checkpoint.path.name})")
 

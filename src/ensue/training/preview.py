@@ -2,6 +2,7 @@
 
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from ensue.distributed.env import start_env
 from ensue.models import step_of
 from ensue.planning import Cost, build_empty, cost, memory_bytes
 from ensue.runs import Run
-from ensue.training.choose import choose, task_of
+from ensue.training.choose import choose
 from ensue.training.config import RunConfig
 from ensue.training.session import read_data
 from ensue.training.tracking import Tracker
@@ -31,33 +32,30 @@ def preview(config: RunConfig[Any], tracker: Tracker) -> Rows:
     """
     begun = time.monotonic()
     env = start_env()
-    corpus, tokenizer = read_data(config, env, tracker)
+    material = read_data(config, env, tracker)
     with tempfile.TemporaryDirectory() as folder:
-        plan = choose(config, corpus, tokenizer, Run(Path(folder)), env, tracker, begun)
+        plan = choose(config, material, Run(Path(folder)), env, tracker, begun)
     chosen, train = plan.config, plan.config.train
     empty: Any = build_empty(step_of(chosen.model).model, chosen.model)
-    costs = cost(empty, train.global_batch_size, chosen.model.context_length)
-    tokens = len(corpus.train.ids)
-    epochs = costs.tokens_per_step * chosen.steps / tokens
+    targets = material.targets_per_update(chosen)
+    largest = max(material.shapes(chosen), key=lambda s: s.rows * (s.steps + s.source_steps))
+    costs = replace(
+        cost(empty, *largest),
+        flops_per_step=round(plan.flops_per_step),
+        tokens_per_step=round(targets),
+    )
+    epochs = targets * chosen.steps / material.train_targets
     rows = [
         ("model", f"{step_of(chosen.model).title}, size {chosen.size}"),
         ("shape", _shape(chosen.model)),
         *_costs(costs, chosen.steps),
         ("time", _duration(plan.seconds_per_step * chosen.steps)),
-        (
-            "text",
-            f"{corpus.train.num_bytes:,} bytes to learn from, {corpus.valid.num_bytes:,} held out",
-        ),
-        ("tokens", f"{tokens:,} of a {tokenizer.kind} tokenizer with {tokenizer.vocab_size:,} ids"),
+        *material.facts(),
         ("epochs", f"{epochs:.2f}" + (OVERFIT if epochs > MANY_EPOCHS else "")),
-        ("update", f"{train.global_batch_size} rows of {chosen.model.context_length} tokens"),
+        ("update", f"about {targets:,.0f} targets"),
         ("numbers", f"{train.precision}, {train.threads} threads, compile {train.compile}"),
     ]
-    unspelt = corpus.train.unspelt_bytes + corpus.valid.unspelt_bytes
-    if unspelt:
-        rows.append(("problem", f"the tokenizer cannot spell {unspelt:,} bytes"))
-    task = task_of(chosen, corpus, tokenizer, env)
-    shown = task.describe(0, min(SHOWN_ROWS, train.global_batch_size))
+    shown = material.task(chosen, env.device).describe(0)[:SHOWN_ROWS]
     rows += [(f"row {i}", text[:SHOWN_CHARACTERS]) for i, text in enumerate(shown)]
     return rows
 

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 
 from ensue.config import differences, to_dict
-from ensue.data.corpus import Corpus, prepare
 from ensue.decoding.engine import generate
 from ensue.decoding.logits import Sampling
 from ensue.distributed.env import Env, start_env
@@ -20,17 +19,19 @@ from ensue.errors import DataError, RunError, UsageError
 from ensue.models import step_of
 from ensue.models.custom import CustomConfig
 from ensue.planning import build_empty
-from ensue.runs import Run, new_run_path
+from ensue.runs import Run, new_run_path, newest_run
+from ensue.tasks import find_kind
+from ensue.tasks.task import Material
 from ensue.testing import check_custom
-from ensue.tokenizers import Tokenizer, load_tokenizer, train_tokenizer
-from ensue.training.choose import choose, task_of
+from ensue.tokenizers import Tokenizer, load_tokenizer
+from ensue.training.choose import choose
 from ensue.training.config import RunConfig, config_to_dict
 from ensue.training.loop import Loop, Result
 from ensue.training.plan import Machine, Plan
 from ensue.training.tracking import Tracker
 from ensue.views.card import write_card
 from ensue.views.report import write_report
-from ensue.views.text import PROMPT, run_command
+from ensue.views.text import command, use_command
 from ensue.weights import load_weights, save_weights
 
 SAMPLES, SAMPLE_TOKENS = 2, 150
@@ -80,8 +81,8 @@ def _train(config: RunConfig[Any], run: Run, env: Env, tracker: Tracker, begun: 
     if run.plan_path.exists():
         plan = _same_plan(run, config)
         _compare_machines(plan, env, tracker)
-        corpus, tokenizer = read_data(plan.config, env, tracker)
-        if corpus.fingerprint != plan.corpus:
+        material = read_data(plan.config, env, tracker)
+        if material.fingerprint != plan.corpus:
             raise DataError(
                 f"the data is not what {run.path} was begun with",
                 "Put the old data back, or train into another folder with --out.",
@@ -93,13 +94,13 @@ def _train(config: RunConfig[Any], run: Run, env: Env, tracker: Tracker, begun: 
             return run
     else:
         check_custom(config.model)
-        corpus, tokenizer = read_data(config, env, tracker)
-        plan = choose(config, corpus, tokenizer, run, env, tracker, begun)
+        material = read_data(config, env, tracker)
+        plan = choose(config, material, run, env, tracker, begun)
         if env.rank == 0:
-            tokenizer.save(run.tokenizer_path)
+            material.save(run.path)
             plan.write(run)
         env.barrier()
-    result = _fit(plan, corpus, tokenizer, run, env, tracker, begun)
+    result = _fit(plan, material, run, env, tracker, begun)
     if env.rank == 0:
         _leave(plan, result, run, tracker)
     env.barrier()
@@ -115,7 +116,7 @@ def _same_plan(run: Run, config: RunConfig[Any]) -> Plan:
             f"{run.path} was begun with another configuration:\n  " + "\n  ".join(changed),
             "Repeat the old command to go on, or train into another folder with --out.",
         )
-    return replace(plan, config=replace(plan.config, data=_frozen_data(plan.config, run)))
+    return replace(plan, config=frozen(plan.config, run))
 
 
 def _compare_machines(plan: Plan, env: Env, tracker: Tracker) -> None:
@@ -147,25 +148,51 @@ def _is_finished(run: Run, tracker: Tracker) -> bool:
     return True
 
 
-def _frozen_data(config: RunConfig[Any], run: Run) -> Any:
-    return replace(config.data, tokenizer=str(run.tokenizer_path))
+def frozen(config: RunConfig[Any], run: Run) -> RunConfig[Any]:
+    """Give the config of a run that was begun: its tokenizers are those in its folder."""
+    return replace(config, data=find_kind(config.task).frozen(config.data, run.path))
 
 
-def read_data(config: RunConfig[Any], env: Env, tracker: Tracker) -> tuple[Corpus, Tokenizer]:
+def read_data(config: RunConfig[Any], env: Env, tracker: Tracker) -> Material:
     """Tokenise, or find what was tokenised before; one process works, the others then find it."""
+    kind = find_kind(config.task)
 
-    def read() -> Corpus:
-        return prepare(
-            config.data,
-            make_tokenizer=lambda kind, texts, size: train_tokenizer(kind, texts, vocab_size=size),
-            load_tokenizer=load_tokenizer,
-            on_progress=tracker.progress,
-        )
+    def read() -> Material:
+        material: Material = kind.prepare(config.data, tracker.progress)
+        return material
 
-    corpus = _on_first(env, read, read)
-    for note in corpus.notes:
+    material = _on_first(env, read, read)
+    for note in material.notes:
         tracker.notice(note)
-    return corpus, load_tokenizer(corpus.tokenizer_path)
+    return material
+
+
+def open_run(run: str | Path | Run = "", task: str = "", verb: str = "") -> tuple[Run, Plan]:
+    """Open a run, of a task where one is needed.
+
+    Args:
+        run: Its folder; empty: the newest below ``runs/``.
+        task: The only one that will do; empty: any.
+        verb: The command that asks, where it knows other tasks by other words.
+
+    Raises:
+        RunError: It is missing, damaged, or of a newer version.
+        UsageError: It was trained for another task.
+    """
+    opened = run if isinstance(run, Run) else Run.open(run) if str(run) else newest_run()
+    plan = Plan.from_json(opened.read_plan(), str(opened.plan_path))
+    kind = find_kind(plan.config.task)
+    if task and kind.name != task:
+        words = (
+            [verb, opened.path, *kind.scored]
+            if verb == "evaluate"
+            else [kind.verb, opened.path, *filter(None, [kind.example])]
+        )
+        raise UsageError(
+            f"{opened.path} was trained {kind.what}, and not {find_kind(task).what}",
+            f"Use it: {command('ensue', *words)}",
+        )
+    return opened, plan
 
 
 def build(plan: Plan, env: Env) -> torch.nn.Module:
@@ -177,8 +204,7 @@ def build(plan: Plan, env: Env) -> torch.nn.Module:
 
 def _fit(
     plan: Plan,
-    corpus: Corpus,
-    tokenizer: Tokenizer,
+    material: Material,
     run: Run,
     env: Env,
     tracker: Tracker,
@@ -187,7 +213,7 @@ def _fit(
     config = plan.config
     torch.set_num_threads(config.train.threads)
     model = build(plan, env)
-    task = task_of(config, corpus, tokenizer, env)
+    task = material.task(config, env.device)
     loop = Loop(plan, model, task, run, env, tracker)
     torch.manual_seed(config.seed + 1 + env.rank)  # dropout: each process its own
     tracker.start(
@@ -196,7 +222,7 @@ def _fit(
             "model": step_of(config.model).title,
             "parameters": plan.parameters,
             "steps": config.steps,
-            "tokens_per_step": config.train.global_batch_size * config.model.context_length,
+            "tokens_per_step": round(material.targets_per_update(config)),
         }
     )
     return loop.fit(begun)
@@ -214,7 +240,7 @@ def _leave(plan: Plan, result: Result, run: Run, tracker: Tracker) -> None:
             "kept": result.kept,
             "step": result.step,
             "report": str(run.report_path),
-            "next": run_command(run.read_plan(), "generate", run.path, PROMPT),
+            "next": use_command(run.read_plan(), run.path),
         }
     )
 
@@ -228,6 +254,8 @@ def _write_pages(run: Run) -> None:
 
 def _samples(run: Run) -> list[tuple[str, str]]:
     """Let the finished weights write from an empty page: no row of the data enters the report."""
+    if Plan.from_json(run.read_plan(), str(run.plan_path)).config.task != "lm":
+        return []
     model, tokenizer = load_model(run)
     settings = [Sampling(max_new_tokens=SAMPLE_TOKENS, seed=i) for i in range(SAMPLES)]
     tokens: list[list[int]] = [[] for _ in settings]
@@ -281,7 +309,8 @@ def set_weights(model: torch.nn.Module, weights: Mapping[str, torch.Tensor]) -> 
 
 
 def _stem(config: RunConfig[Any]) -> str:
-    source = config.data.sources[0] if config.data.sources else "run"
+    named = config.data.sources or getattr(config.data, "src", ())
+    source = named[0] if named else "run"
     stem = Path(source).name.split(".")[0].strip("-") or "stdin"
     return f"{stem}-{step_of(config.model).title}"
 

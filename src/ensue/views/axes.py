@@ -1,8 +1,9 @@
 """What every picture stands on: axes in pixels, round numbers along them, frame and PNG file."""
 
+import contextlib
 import math
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,12 @@ from ensue.files import replacing, writing
 Number = int | float
 Point = tuple[Number, Number]
 
+FONTS = (
+    *("Noto Sans CJK JP", "Noto Sans CJK SC", "Noto Sans CJK KR", "Noto Sans Devanagari"),
+    *("Noto Sans Thai", "Hiragino Sans", "PingFang SC", "Apple SD Gothic Neo", "Yu Gothic"),
+    *("Microsoft YaHei", "Malgun Gothic", "Nirmala UI", "Leelawadee UI", "Arial Unicode MS"),
+)
+"""Of Linux, macOS and Windows: for Chinese, Japanese, Korean, Hindi and Thai in a PNG."""
 ROUND = (1, 2, 5, 3, 4, 8, 6, 1.5, 2.5, 7, 9, 3.5, 1.2, 1.8)
 """Factors of a power of ten, the roundest first."""
 
@@ -160,6 +167,18 @@ def new_figure(width: float, height: float) -> Any:
     except ImportError as error:
         raise MissingExtraError("matplotlib", "plots") from error
     return Figure(figsize=(width, height), dpi=150, layout="constrained")  # no pyplot: no state
+
+
+@contextlib.contextmanager
+def many_scripts() -> Iterator[None]:
+    """Draw letters that matplotlib's own font lacks with fonts of this machine, if any."""
+    import matplotlib  # an extra: see `new_figure`
+    from matplotlib.font_manager import get_font_names
+
+    found = set(get_font_names())
+    families = ["DejaVu Sans", *(name for name in FONTS if name in found)]
+    with matplotlib.rc_context({"font.family": families}):
+        yield
 
 
 def save_png(figure: Any, path: Path) -> Path:

@@ -7,10 +7,10 @@ from typing import Any
 from ensue.files import write_atomic
 from ensue.models import LINEAGE
 from ensue.runs import Run
+from ensue.tasks import Kind, find_kind
 from ensue.views.plots import Curves, read_curves
 from ensue.views.text import (
     NAMED,
-    PROMPT,
     data_names,
     duration,
     model_name,
@@ -19,8 +19,9 @@ from ensue.views.text import (
     place,
     plain,
     protocol,
-    run_command,
+    score_command,
     train_command,
+    use_command,
     visible,
 )
 
@@ -33,19 +34,20 @@ def write_card(run: Run, plan: dict[str, Any]) -> None:
         plan: The frozen plan, as plain values.
     """
     curves = read_curves(run.read_metrics())
+    kind = _kind(plan)
     name, code = _line(run.path.resolve().name), own_code(plan)
     where = ", code=".join(json.dumps(w, ensure_ascii=False) for w in (place(run.path), code) if w)
     sections = [
         f"# {name}",
         _what(plan),
         f"## Score\n\n{_score(plan, curves)}",
-        f"## Use\n\n{_block(run_command(plan, 'generate', place(run.path), PROMPT))}\n\n"
+        f"## Use\n\n{_block(use_command(plan, place(run.path)))}\n\n"
         "From Python:\n\n```python\nimport ensue\n\n"
-        f"run = ensue.load({where})\n"
-        f'print(run.generate("{PROMPT}"))\n```',
+        f"run = ensue.{kind.load}({where})\n"
+        f'print(run.{kind.verb}("{kind.example}"))\n```',
         f"## Data\n\n{_data(plan)}",
         f"## How it was made\n\n{_block(train_command(plan))}\n\n{_made(plan, curves)}",
-        f"## Limits\n\n{LIMITS}",
+        f"## Limits\n\n{_limits(kind, score_command(plan, place(run.path)))}",
     ]
     if plan.get("notes"):
         notes = "\n".join(f"- {_line(note)}" for note in plan["notes"])
@@ -54,11 +56,17 @@ def write_card(run: Run, plan: dict[str, Any]) -> None:
 
 
 LIMITS = """\
-- It continues text in the manner of its data, and knows nothing else; what it says may be false,
-  and takes over whatever is wrong or unfair in the data.
+- It was trained {what}{comma} in the manner of its data, and knows nothing else; what it says may
+  be false, and takes over whatever is wrong or unfair in the data.
 - It may repeat passages of its training text word for word. Share it only where you may share the
   data.
-- The score is of the validation text named above; on other text, measure: `ensue evaluate`."""
+- The score is of the validation text named above; on other text, measure: {measure}."""
+
+
+def _limits(kind: Kind, measure: str) -> str:
+    # What has a comma in it, ends with one.
+    comma = "," if "," in kind.what else ""
+    return LIMITS.format(what=kind.what, comma=comma, measure=_code(measure))
 
 
 def _line(value: object) -> str:
@@ -77,7 +85,12 @@ def _block(line: str) -> str:
     return f"```sh\n{line}\n```"
 
 
+def _kind(plan: Mapping[str, Any]) -> Kind:
+    return find_kind(str(part(plan, "config").get("task") or "lm"))
+
+
 def _what(plan: Mapping[str, Any]) -> str:
+    kind = _kind(plan)
     name, parameters = model_name(plan), plan.get("parameters") or 0
     code, step = own_code(plan), next((s for s in LINEAGE if s.name == name), None)
     if code:
@@ -85,7 +98,7 @@ def _what(plan: Mapping[str, Any]) -> str:
     else:
         origin = f" {step.paper} {step.year}: {step.idea}." if step else ""
     return (
-        f"A language model of {parameters:,} parameters (`{name}`), trained from nothing with"
+        f"A model of {parameters:,} parameters (`{name}`), trained from nothing {kind.what}, with"
         f" ensue {_line(plan.get('version', ''))}.{origin}"
     )
 

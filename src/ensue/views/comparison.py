@@ -1,4 +1,4 @@
-"""The report of a comparison: which model predicts the text best at an equal cost, and how sure.
+"""The report of a comparison: which model learns the task best at an equal cost, and how sure.
 
 All numbers come from ``results.json``, the curves from the runs that it names. A candidate that
 failed is shown as such.
@@ -14,6 +14,8 @@ from typing import Any
 
 from ensue.errors import MissingExtraError
 from ensue.files import write_atomic
+from ensue.tasks import find_kind
+from ensue.views.bottleneck import length_panels, length_table
 from ensue.views.lines import STYLE as LINES_STYLE
 from ensue.views.lines import Line, Panel, picture, sheet, write_png
 from ensue.views.page import (
@@ -29,16 +31,13 @@ from ensue.views.page import (
     table,
 )
 from ensue.views.plots import is_number, spread
-from ensue.views.text import PROMPT, command, few, part, place, plain, power, short, size, visible
+from ensue.views.text import command, few, part, place, plain, power, short, size, visible
 from ensue.views.tracks import FIELDS, Moment, Scale, Track, choose_scale, curve_panels, read_track
 
 EQUAL = {"params": "parameters", "flops": "training FLOPs", "time": "training time"}
 """What may be equal, in words."""
-SCALARS = (
-    *("name", "error", "parameters", "flops", "seconds", "tokens", "tokens_per_second"),
-    *("peak_bytes", "bits_per_byte", "spread", "test_bits_per_byte", "test_spread", "rate"),
-)
-"""Columns of ``table.csv``, before those of generating."""
+COSTS = ("parameters", "flops", "seconds", "tokens", "tokens_per_second", "peak_bytes", "rate")
+"""Columns of ``table.csv`` between the measures and those of generating."""
 
 FACTOR = "×{:g}".format
 """Writes a factor on the default learning rates."""
@@ -61,11 +60,19 @@ def write_comparison(folder: Path, results: Mapping[str, Any]) -> Path:
     write_atomic(folder / "table.csv", _table_csv(results))
     write_atomic(folder / "table.md", _table_md(results))
     write_atomic(folder / "curves.csv", _curves_csv(tracks))
-    scale = choose_scale(float(_floor(results).get("bits_per_byte") or 0.0), tracks)
-    pictures = {"curves": curve_panels(scale, tracks), "generation": _speed_panels(results)}
+    scale = choose_scale(_bits_of_floor(results), tracks)
+    pictures = {
+        "curves": curve_panels(scale, tracks),
+        "bottleneck": length_panels(*_by_length(results)),
+        "generation": _speed_panels(results),
+    }
     for name, panels in pictures.items():
         if panels:
-            title = {"curves": "Learning curves", "generation": "Generating"}[name]
+            title = {
+                "curves": "Learning curves",
+                "bottleneck": "Quality by the length of the source",
+                "generation": "Generating",
+            }[name]
             write_atomic(folder / f"{name}.svg", sheet(title, panels))
             with contextlib.suppress(MissingExtraError):
                 write_png(panels, folder / f"{name}.png")
@@ -75,6 +82,7 @@ def write_comparison(folder: Path, results: Mapping[str, Any]) -> Path:
         _facts(results),
         _models(results),
         _unfair(results),
+        _bottleneck(results, pictures["bottleneck"]),
         _curves(scale, tracks, pictures["curves"]),
         _trials(results),
         _shapes(results),
@@ -105,70 +113,102 @@ def _header(folder: Path, results: Mapping[str, Any]) -> str:
     )
 
 
-def _floor(results: Mapping[str, Any]) -> Mapping[str, Any]:
-    floor = part(results, "floor")
-    return floor if is_number(floor.get("bits_per_byte")) else {}
+def _measures(results: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Give by what was compared; the first decides."""
+    return list(results["measures"])
+
+
+def _floors(results: Mapping[str, Any]) -> list[Candidate]:
+    """Give what needs no network, as far as it has a score; the best first."""
+    main = _measures(results)[0]
+    known = [floor for floor in results.get("floors") or () if is_number(floor.get(main["key"]))]
+    return sorted(known, key=lambda floor: _loss(floor, main))
+
+
+def _bits_of_floor(results: Mapping[str, Any]) -> float:
+    """Give where the floor lies among curves of bits per byte; 0: it has none."""
+    found = [f["bits_per_byte"] for f in _floors(results) if is_number(f.get("bits_per_byte"))]
+    return float(found[0]) if found else 0.0
+
+
+def _loss(one: Candidate, measure: Mapping[str, Any]) -> float:
+    """Give what is less where the score is better; without a score: infinity."""
+    score: Any = one.get(measure["key"])
+    return math.inf if not is_number(score) else float(-score if measure["more"] else score)
 
 
 def _ranked(results: Mapping[str, Any]) -> list[Candidate]:
-    done = [c for c in results["candidates"] if is_number(c.get("bits_per_byte"))]
-    return sorted(done, key=lambda c: float(c["bits_per_byte"]))
+    main = _measures(results)[0]
+    done = [c for c in results["candidates"] if is_number(c.get(main["key"]))]
+    return sorted(done, key=lambda c: (_loss(c, main), c.get("bits_per_byte") or 0.0))
+
+
+def _shown(measure: Mapping[str, Any], value: float) -> str:
+    return f"{value:.{measure['digits']}f}"
 
 
 def _result(results: Mapping[str, Any]) -> str:
-    ranked, floor = _ranked(results), _floor(results)
-    if ranked and _beats(ranked[0], floor):
+    ranked, main, floors = _ranked(results), _measures(results)[0], _floors(results)
+    if ranked and _beats(ranked[0], results):
+        best = ranked[0]
         words = (
-            f'<p class="big"><b>{escaped(ranked[0]["name"])}</b>'
-            f" {ranked[0]['bits_per_byte']:.3f} bits per byte on valid</p>"
+            f'<p class="big"><b>{escaped(best["name"])}</b>'
+            f" {_shown(main, best[main['key']])} {escaped(main['unit'])} on valid</p>"
         )
     else:
-        end = "No network beats counting." if ranked else "No network finished."
-        words = f'<p class="big bad"><strong>{end}</strong></p>'
+        bound = floors[0].get("doing") or "counting" if floors else ""
+        end = f"No network beats {bound}." if ranked else "No network finished."
+        words = f'<p class="big bad"><strong>{escaped(end)}</strong></p>'
     words += f"<p>{escaped(results['verdict'])}</p>" if results.get("verdict") else ""
     return f'<section class="result">{words}</section>'
 
 
 def _facts(results: Mapping[str, Any]) -> str:
-    data, floor = part(results, "data"), _floor(results)
+    data, floors, main = part(results, "data"), _floors(results), _measures(results)[0]
     best, *others = _ranked(results) or [{}]
+    count = "{:,}".format
     return facts(
         {
-            **(_margin(best, others[0], str(others[0]["name"])) if others else {}),
-            **(_margin(best, floor, "the floor") if best and floor else {}),
+            **(_margin(best, others[0], str(others[0]["name"]), main) if others else {}),
+            **(_margin(best, floors[0], "the floor", main) if best and floors else {}),
             "training text": _say(data.get("train_bytes"), size, ""),
             "validation text": _say(data.get("valid_bytes"), size, ""),
             "test text": _say(data.get("test_bytes") or None, size, ""),
+            "training pairs": _say(data.get("train_pairs"), count, ""),
+            "validation pairs": _say(data.get("valid_pairs"), count, ""),
+            "test pairs": _say(data.get("test_pairs") or None, count, ""),
             "tokenizer": str(data.get("tokenizer") or ""),
             "budget of a run": str(results.get("budget") or ""),
         }
     )
 
 
-def _margin(best: Candidate, other: Candidate, what: str) -> dict[str, str]:
-    score, bound = float(best["bits_per_byte"]), float(other["bits_per_byte"])
+def _margin(
+    best: Candidate, other: Candidate, what: str, measure: Mapping[str, Any]
+) -> dict[str, str]:
+    score, bound = float(best[measure["key"]]), float(other[measure["key"]])
     gap = abs(bound - score)
     side = "below" if score < bound else "above"
-    what = f"{best['name']} {side} {what}, bits per byte"
-    return {what: f"{gap:.3f} ({gap / bound:.1%})" if bound else ""}
+    share = f" ({gap / bound:.1%})" if bound and not measure["more"] else ""
+    return {f"{best['name']} {side} {what}, {measure['name']}": f"{_shown(measure, gap)}{share}"}
 
 
-def _beats(candidate: Candidate, floor: Mapping[str, Any]) -> bool:
-    return not floor or candidate["bits_per_byte"] < floor["bits_per_byte"]
+def _beats(candidate: Candidate, results: Mapping[str, Any]) -> bool:
+    main, floors = _measures(results)[0], _floors(results)
+    return not floors or _loss(candidate, main) < _loss(floors[0], main)
 
 
 # --- the table ------------------------------------------------------------------------------------
 
 
 def _columns(results: Mapping[str, Any]) -> tuple[str, list[str], list[list[str]]]:
-    """Give the main table: caption, heads, and a row for each candidate and for the floor."""
+    """Give the main table: caption, heads, and a row for each candidate and for each floor."""
     candidates: list[Candidate] = list(results["candidates"])
-    floor, context = _floor(results), min(_contexts(results), default=0)
-    tested = [c for c in (*candidates, floor) if is_number(c.get("test_bits_per_byte"))]
-    columns: list[tuple[str, Callable[[Candidate], str]]] = [
-        ("model", lambda c: str(c["name"])),
-        ("bits per byte, valid", lambda c: _score(c, results)),
-        *([("on test", lambda c: _with_spread(c, "test_", results))] if tested else []),
+    ones, context = [*candidates, *_floors(results)], min(_contexts(results), default=0)
+    columns: list[tuple[str, Callable[[Candidate], str]]] = [("model", lambda c: str(c["name"]))]
+    for place_, measure in enumerate(_measures(results)):
+        columns += _score_columns(measure, ones, results, "failed" if not place_ else "–")
+    columns += [
         ("parameters", lambda c: number(c.get("parameters"), ",.0f")),
         ("training FLOPs", lambda c: _say(c.get("flops"), power)),
         ("seconds", lambda c: number(c.get("seconds"), ",.1f")),
@@ -181,11 +221,28 @@ def _columns(results: Mapping[str, Any]) -> tuple[str, list[str], list[list[str]
         head = f"generating, tokens/s after {context:,}"
         columns.append((head, lambda c: number(_generating(c, context)[0], ",.0f")))
     columns.append(("note", lambda c: _note(c, results)))
-    rows = [[cell(c) for _, cell in columns] for c in [*candidates, *([floor] if floor else [])]]
+    rows = [[cell(c) for _, cell in columns] for c in ones]
     seeds = results.get("seeds") or 1
     over = f"means over {seeds} seeds, ± standard deviation" if seeds > 1 else "one seed"
-    caption = f"Each model: {over}; fewer bits are better"
-    return caption, [head for head, _ in columns], rows
+    better = "more is better" if _measures(results)[0]["more"] else "fewer bits are better"
+    return f"Each model: {over}; {better}", [head for head, _ in columns], rows
+
+
+def _score_columns(
+    measure: Mapping[str, Any], ones: Sequence[Candidate], results: Mapping[str, Any], missing: str
+) -> list[tuple[str, Callable[[Candidate], str]]]:
+    """Give the columns of a measure: on valid, and on test where something was scored there."""
+    key = measure["key"]
+
+    def on_valid(one: Candidate) -> str:
+        return _with_spread(one, key, measure, results) if is_number(one.get(key)) else missing
+
+    columns: list[tuple[str, Callable[[Candidate], str]]]
+    columns = [(f"{measure['name']}, valid", on_valid)]
+    if any(is_number(one.get(f"test_{key}")) for one in ones):
+        name = "on test" if measure is _measures(results)[0] else f"{measure['name']}, test"
+        columns.append((name, lambda c: _with_spread(c, f"test_{key}", measure, results)))
+    return columns
 
 
 def _models(results: Mapping[str, Any]) -> str:
@@ -196,9 +253,9 @@ def _models(results: Mapping[str, Any]) -> str:
 def _table_md(results: Mapping[str, Any]) -> str:
     """Write the main table as Markdown, best first, to be pasted into a page."""
     caption, heads, rows = _columns(results)
-    scores = [one.get("bits_per_byte") for one in (*results["candidates"], _floor(results))]
-    bits = [float(score) if is_number(score) else math.inf for score in scores]
-    order = sorted(range(len(rows)), key=bits.__getitem__)
+    main = _measures(results)[0]
+    losses = [_loss(one, main) for one in (*results["candidates"], *_floors(results))]
+    order = sorted(range(len(rows)), key=losses.__getitem__)
     lines = [heads, ["---"] * len(heads), *(rows[i] for i in order)]
     cells = ["| " + " | ".join(visible(c).replace("|", "\\|") for c in row) + " |" for row in lines]
     verdict = visible(str(results.get("verdict") or ""))
@@ -206,49 +263,56 @@ def _table_md(results: Mapping[str, Any]) -> str:
 
 
 def _seeds(results: Mapping[str, Any]) -> str:
+    """Show each run with all that was measured of it."""
+    runs = [(c, run) for c in results["candidates"] for run in c.get("runs") or ()]
+    scores = [
+        (f"{measure['name']}, {split}", f"{prefix}{measure['key']}", measure["digits"] + 1)
+        for measure in _measures(results)
+        for split, prefix in (("valid", ""), ("test", "test_"))
+        if not prefix or any(f"test_{measure['key']}" in run for _, run in runs)
+    ]
     rows = [
         [
             str(c["name"]),
             str(run["seed"]),
-            number(run.get("bits_per_byte"), ".4f"),
-            number(run.get("test_bits_per_byte"), ".4f"),
+            *(number(run.get(key), f".{digits}f") for _, key, digits in scores),
             number(run.get("seconds"), ",.1f"),
             _say(run.get("peak_bytes"), size),
             str(run.get("error") or ""),
         ]
-        for c in results["candidates"]
-        for run in c.get("runs") or ()
+        for c, run in runs
     ]
-    heads = ["model", "seed", "bits per byte, valid", "on test", "seconds", "peak memory", "note"]
+    heads = ["model", "seed", *(head for head, _, _ in scores), "seconds", "peak memory", "note"]
     return folded("Each seed", heads, rows, len(rows), "results.json") if rows else ""
 
 
-def _score(candidate: Candidate, results: Mapping[str, Any]) -> str:
-    if is_number(candidate.get("bits_per_byte")):
-        return _with_spread(candidate, "", results)
-    return "failed"
-
-
-def _with_spread(candidate: Candidate, which: str, results: Mapping[str, Any]) -> str:
-    words, spread_ = number(candidate.get(f"{which}bits_per_byte"), ".3f"), f"{which}spread"
+def _with_spread(
+    candidate: Candidate, key: str, measure: Mapping[str, Any], results: Mapping[str, Any]
+) -> str:
+    words, spread_ = number(candidate.get(key), f".{measure['digits']}f"), f"{key}_spread"
     if is_number(candidate.get(spread_)) and (results.get("seeds") or 1) > 1:
-        words += f" ± {candidate[spread_]:.3f}"
+        words += f" ± {_shown(measure, candidate[spread_])}"
     return words
 
 
 def _note(candidate: Candidate, results: Mapping[str, Any]) -> str:
-    floor = _floor(results)
-    if candidate is floor:
-        return "; ".join(filter(None, ["the floor: no network", str(floor.get("note") or "")]))
-    score, runs = candidate.get("bits_per_byte"), candidate.get("runs") or ()
+    floors = _floors(results)
+    if candidate in floors:
+        which = "the floor: no network" if len(floors) == 1 else "a floor: no network"
+        return "; ".join(filter(None, [which, str(candidate.get("note") or "")]))
+    runs, done = candidate.get("runs") or (), is_number(_measured(candidate, results))
     words = [f"failed: {candidate['error']}"] if candidate.get("error") else []
     if not candidate.get("error"):
         words += [f"seed {run['seed']} failed: {run['error']}" for run in runs if run.get("error")]
-    if is_number(score) and not _beats(candidate, floor):
-        words.append("no better than counting")
-    elif is_number(score) and candidate["name"] == results.get("winner"):
+    if done and not _beats(candidate, results):
+        words.append("no better than counting" if len(floors) == 1 else "no better than a floor")
+    elif done and candidate["name"] == results.get("winner"):
         words.append("the winner")
     return "; ".join(words)
+
+
+def _measured(candidate: Candidate, results: Mapping[str, Any]) -> Any:
+    return candidate.get(_measures(results)[0]["key"])
 
 
 def _unfair(results: Mapping[str, Any]) -> str:
@@ -309,6 +373,29 @@ def _figure(panels: Sequence[Panel], caption: str) -> str:
     return (
         f'<figure><div class="panels">{"".join(map(picture, panels))}</div>'
         f"<figcaption>{escaped(caption)}</figcaption></figure>"
+    )
+
+
+# --- by the length of the source ------------------------------------------------------------------
+
+
+def _by_length(results: Mapping[str, Any]) -> tuple[list[Candidate], list[Any], Mapping[str, Any]]:
+    """Give what the bottleneck figure is drawn from."""
+    ones = [*results["candidates"], *_floors(results)]
+    return ones, list(results.get("lengths") or ()), _measures(results)[0]
+
+
+def _bottleneck(results: Mapping[str, Any], panels: Sequence[Panel]) -> str:
+    if not panels:
+        return ""
+    heads, rows = length_table(*_by_length(results))
+    caption = "Each point: a group of valid of about equal size."
+    if (results.get("seeds") or 1) > 1:
+        caption += " Bars: the standard deviation over seeds."
+    what = escaped(f"{_measures(results)[0]['name']} by the length of the source")
+    return (
+        f"<section><h2>The bottleneck <small>{what}</small></h2>{_figure(panels, caption)}"
+        f"{folded('By length', heads, rows, len(rows), 'results.json')}</section>"
     )
 
 
@@ -388,7 +475,7 @@ def _speed_panels(results: Mapping[str, Any]) -> list[Panel]:
                     f" {words(line.points[-1][1])} after {line.points[-1][0]:,} tokens."
                     for line in lines
                 ),
-                x_title="tokens before; both scales logarithmic",
+                x_title=f"{_before(results)}; both scales logarithmic",
                 lines=lines,
                 low=low / room,
                 high=high * room,
@@ -404,6 +491,11 @@ def _speed_panels(results: Mapping[str, Any]) -> list[Panel]:
     return panels
 
 
+def _before(results: Mapping[str, Any]) -> str:
+    """Say what was read before the tokens that were generated."""
+    return "tokens of the source" if results.get("lengths") else "tokens before"
+
+
 def _generation(results: Mapping[str, Any], panels: Sequence[Panel]) -> str:
     if not panels:
         return ""
@@ -417,10 +509,11 @@ def _generation(results: Mapping[str, Any], panels: Sequence[Panel]) -> str:
         for c in results["candidates"]
         for g in c.get("generation") or ()
     ]
-    heads = ["model", "tokens before", "tokens/s", "bytes of state"]
+    heads = ["model", _before(results), "tokens/s", "bytes of state"]
+    caption = f"By {_before(results)}: speed, and what must be remembered."
     return (
         "<section><h2>Generating <small>one row at a time</small></h2>"
-        f"{_figure(panels, 'After so many tokens of text: speed, and what must be remembered.')}"
+        f"{_figure(panels, caption)}"
         f"{folded('Generating', heads, rows[:ROWS], len(rows), 'table.csv')}</section>"
     )
 
@@ -455,7 +548,8 @@ def _again(folder: Path, results: Mapping[str, Any]) -> str:
         shown.append(block("The whole comparison; given again, it goes on", results["command"]))
     runs = [run for c in results["candidates"] for run in c.get("runs") or ()]
     if results.get("winner"):
-        words = command("ensue", "generate", place(folder / "winner"), PROMPT)
+        kind = find_kind(str(results.get("task") or "lm"))
+        words = command("ensue", kind.verb, place(folder / "winner"), kind.example)
         shown.append(block("Let the best one write", words))
     lines = [run["command"] for run in runs if run.get("command")]
     if lines:
@@ -470,17 +564,19 @@ def _again(folder: Path, results: Mapping[str, Any]) -> str:
 
 
 def _table_csv(results: Mapping[str, Any]) -> str:
-    contexts, floor = _contexts(results), _floor(results)
-    heads = list(SCALARS)
+    contexts = _contexts(results)
+    keys = [f"{prefix}{m['key']}" for m in _measures(results) for prefix in ("", "test_")]
+    columns = ["name", "error", *(k for key in keys for k in (key, f"{key}_spread")), *COSTS]
+    heads = list(columns)
     for context in contexts:
         heads += [f"tokens_per_second_after_{context}", f"state_bytes_after_{context}"]
     rows = [
         [
-            *(c.get(key) for key in SCALARS),
+            *(c.get(key) for key in columns),
             *(value for context in contexts for value in _generating(c, context)),
             _note(c, results),
         ]
-        for c in [*results["candidates"], *([floor] if floor else [])]
+        for c in [*results["candidates"], *_floors(results)]
     ]
     return _csv([*heads, "note"], rows)
 

@@ -28,7 +28,7 @@ WIDTH, HEIGHT = 420, 290
 """Of one picture, in its own pixels: 11 px text on a phone, 14 px in two columns on a desk."""
 MARKS = 10
 """Markers on a line at most: more of them would hide the dashes."""
-NAME = 12
+NAME = 17
 """Letters of a name at the end of a line."""
 GAP = 14
 """Pixels from one name to the next."""
@@ -85,6 +85,8 @@ class Line:
     """Number of its style; past the last they begin anew, with other markers."""
     around: Sequence[Sequence[Point]] = ()
     """What it is the mean of: drawn thin."""
+    spreads: Sequence[Number] = ()
+    """Of each point, where it is a mean: drawn as a bar from so much below it to so much above."""
 
     @property
     def look(self) -> Style:
@@ -240,7 +242,7 @@ def sheet(title: str, panels: Sequence[Panel]) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" role="img" aria-labelledby="title words"'
         f' width="{width}" height="{height}" viewBox="0 0 {width} {height}">'
         f'<title id="title">{escaped(title)}</title><desc id="words">{escaped(words)}</desc>'
-        f"<style>{_PLAIN}{_SHAPES}{_LIGHT}</style>"
+        f"<style>{_PLAIN}{_SHAPES}{LIGHT}</style>"
         f'<rect width="{width}" height="{height}" fill="#fff"/>{drawn}</svg>\n'
     )
 
@@ -256,6 +258,8 @@ def _draw(panel: Panel) -> str:
         marks += [line(axes, seed, f"seed {_class(one)}") for seed in one.around]
     for one in panel.lines:
         marks.append(line(axes, one.points, f"mean {_class(one)}"))
+        for (x, y), by in zip(one.points, one.spreads, strict=bool(one.spreads)):
+            marks.append(line(axes, [(x, y - by), (x, y + by)], f"bar {_class(one)}"))
         marks += [_mark(one, axes.x(x), axes.y(y)) for x, y in spread(one.points, MARKS)]
     middle = (axes.left + axes.x_end) / 2
     parts = [
@@ -294,14 +298,16 @@ _DASHES = "".join(
 )
 _SHAPES = (
     """
-path.mean, path.seed { stroke: currentColor; stroke-linejoin: round; }
+path.mean, path.seed, path.bar { stroke: currentColor; stroke-linejoin: round; }
 path.mean { stroke-width: 2; } path.seed { stroke-width: 1; opacity: .4; }
+path.bar { stroke-width: 1.5; }
 path.mark, circle.mean, circle.seed { fill: currentColor; }
 path.level { stroke-width: 1.6; stroke-dasharray: 5 4; } path.lead { stroke-dasharray: 1 3; }
 """
     + _DASHES
 )
-_LIGHT = "".join(f".s{i} {{ color: {style.light}; }}\n" for i, style in enumerate(STYLES))
+LIGHT = "".join(f".s{i} {{ color: {style.light}; }}\n" for i, style in enumerate(STYLES))
+"""The colours of the styles, on white."""
 _DARK = "".join(f".s{i} {{ color: {style.dark}; }}\n" for i, style in enumerate(STYLES))
 _PLAIN = """
 text { font: 12px system-ui, sans-serif; fill: #57606a; } .head { font-weight: 600; }
@@ -314,10 +320,10 @@ STYLE = f"""
 .panels svg {{ max-width: 34rem; }}
 svg .head, svg .name {{ fill: var(--ink); }} svg .head {{ font-weight: 600; }}
 .level, .lead {{ stroke: var(--soft); }}
-{_SHAPES}{_LIGHT}@media (prefers-color-scheme: dark) {{
+{_SHAPES}{LIGHT}@media (prefers-color-scheme: dark) {{
 {_DARK}}}
 @media print {{
-{_LIGHT}}}
+{LIGHT}}}
 """
 """Rules of a page with pictures."""
 
@@ -362,6 +368,8 @@ def _plot(plot: Any, panel: Panel) -> None:
         color, marker = one.look.light, one.mark.marker
         for seed in one.around:
             plot.plot(*zip(*seed, strict=True), color=color, alpha=0.4, lw=0.8)
+        if one.spreads:
+            plot.errorbar(*zip(*one.points, strict=True), one.spreads, fmt="none", ecolor=color)
         dash = (0, one.look.dash) if one.look.dash else "-"
         plot.plot(*zip(*one.points, strict=True), color=color, ls=dash, lw=1.6)
         plot.plot(*zip(*spread(one.points, MARKS), strict=True), marker, color=color, ms=5)

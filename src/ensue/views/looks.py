@@ -4,8 +4,9 @@ import csv
 import io
 import math
 import re
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,10 @@ LEAST_SHARE = 1e-4
 """Of the gradient: what is less is drawn at the bottom, what is nothing is not drawn."""
 
 Map = Float[np.ndarray, "..."]
-Draw = Callable[[Mapping[str, Map], Sequence[str]], list[Picture]]
+Labels = Mapping[str, Sequence[str]]
+"""Of the places of each axis: ``T`` the token that is read there, ``W`` the one that is written
+next, ``S`` the source's."""
+Draw = Callable[[Mapping[str, Map], Labels], list[Picture]]
 """Draws what the layers' taps of one kind showed, over the labels of the tokens."""
 
 
@@ -43,6 +47,20 @@ class Position:
     """Its surprisal: minus the binary logarithm of that."""
     top: tuple[tuple[str, float], ...]
     """The tokens that the model finds likeliest, and their probabilities."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """What a model that translates was told, and what its encoder made of it."""
+
+    text: str
+    """What was read of the source."""
+    tokens: tuple[str, ...]
+    """The same token by token, made visible; the last is its end."""
+    vector: Float[np.ndarray, " D"]
+    """What the encoder makes of the whole: see `ensue.translator.Translator.embed`."""
+    maps: Mapping[str, Map]
+    """What the encoder's taps showed: attention (H, S, S)."""
 
 
 def label(text: str) -> str:
@@ -67,6 +85,7 @@ def pictures(
     by_distance: Sequence[float],
     reach: int | None,
     maps: Mapping[str, Map],
+    source: Source | None = None,
 ) -> list[Picture]:
     """Draw what was seen of a model at work: its guesses, how far back it looks, its insides.
 
@@ -75,42 +94,68 @@ def pictures(
         positions: What was expected after each of them.
         by_distance: Share of the gradient that falls on the token so far back; empty: unknown.
         reach: Tokens that a prediction can depend on; None: all.
-        maps: Attention (H, T, T), gates (T, 3, D) and states (T, D), by the tap's name; one of
-            another name or shape is left out.
+        maps: Attention (H, T, T), alignment (H, T, S), gates (T, 3, D) and states (T, D), by the
+            tap's name; one of another name or shape is left out.
+        source: What a model that translates was told.
     """
-    labels = [label(token) for token in tokens[-SHOWN:]]
     drawn = [_surprise(positions[-SHOWN:])]
     if by_distance:
         drawn.append(_influence(by_distance, reach))
-    fitting = {n: m for n, m in maps.items() if fits(n, m, len(tokens))}
+    axes = {"T": tokens, "W": [position.token for position in positions]}
+    if source is None:
+        return drawn + _insides(maps, axes)
+    aligned = {name: shown for name, shown in maps.items() if name.endswith(ALIGNED)}
+    first = [_vector(source.vector)]
+    if aligned:
+        first = _insides(aligned, {**axes, "S": source.tokens})
+    others = {name: shown for name, shown in maps.items() if name not in aligned}
+    encoder = [
+        replace(p, name=f"source-{p.name}", title=f"{p.title}, within the source")
+        for p in _insides(source.maps, {"T": source.tokens})
+    ]
+    return first + drawn + _insides(others, axes) + encoder
+
+
+def _insides(maps: Mapping[str, Map], axes: Labels) -> list[Picture]:
+    """Draw what the taps of each kind showed, over the tokens of each axis."""
+    drawn: list[Picture] = []
+    sizes = {axis: len(tokens) for axis, tokens in axes.items()}
+    labels = {axis: [label(t) for t in tokens[-SHOWN:]] for axis, tokens in axes.items()}
+    fitting = {n: m for n, m in maps.items() if fits(n, m, sizes)}
     for what, (_, draw) in INSIDES.items():
         layers: dict[str, Map] = {}
         for name, shown in fitting.items():
             part, _, kind = name.rpartition("/")
             if kind == what:  # of an encoder and a decoder each has a first layer
-                layers[part if _layer(name) in layers else _layer(name)] = shown
+                layers[part if layer_of(name) in layers else layer_of(name)] = shown
         if layers:
             drawn += draw(layers, labels)
     return drawn
 
 
-def fits(name: str, shown: Map, tokens: int) -> bool:
-    """Whether there is a picture for what a tap showed: by its last word, shape and values."""
+def fits(name: str, shown: Map, sizes: Mapping[str, int]) -> bool:
+    """Whether there is a picture for what a tap showed: by its last word, shape and values.
+
+    Args:
+        name: The tap's.
+        shown: What it showed.
+        sizes: Places of each axis, as of `Labels`.
+    """
     shape, _ = INSIDES.get(name.rpartition("/")[2], ((), None))
-    sizes = [tokens if size == "T" else size for size in shape]
+    wanted = [sizes.get(str(size), size) for size in shape]
     return (
-        len(sizes) == shown.ndim > 0
-        and all(w in (n, "any") for w, n in zip(sizes, shown.shape, strict=True))
+        len(wanted) == shown.ndim > 0
+        and all(w in (n, "any") for w, n in zip(wanted, shown.shape, strict=True))
         and shown.size > 0
         and bool(np.isfinite(shown).all())
         and (
-            shape != WEIGHTS
+            shape not in (WEIGHTS, ALIGNMENT)
             or (bool((shown >= 0).all()) and bool(shown[:, -SHOWN:, -SHOWN:].any()))
         )
     )
 
 
-def _layer(name: str) -> str:
+def layer_of(name: str) -> str:
     """Name the part that a tap shows as people count: the first layer is layer 1."""
     part = name.rpartition("/")[0]
     number = re.search(r"\.(\d+)", part)
@@ -130,6 +175,7 @@ def _surprise(positions: Sequence[Position]) -> Picture:
                 labels=[label(p.token) for p in known],
                 values=[p.bits or 0.0 for p in known],
                 notes=[f"{p.bits:.1f}  ({percent(p.probability or 0.0)})" for p in known],
+                full=1.0,
             )
         ],
         heads=POSITION_HEADS,
@@ -202,39 +248,99 @@ def _doubling(last: int) -> list[int]:
     return [back + 1 for back in backs]
 
 
-def _attention(layers: Mapping[str, Map], labels: Sequence[str]) -> list[Picture]:
-    return [_attention_of(layer, weights, labels) for layer, weights in layers.items()]
+def _attention(layers: Mapping[str, Map], labels: Labels) -> list[Picture]:
+    words = "Each row is a token that looks, each column a token that is looked at"
+    return [
+        _weights(f"Attention, {layer}", layer, words, weights, labels["T"], labels["T"])
+        for layer, weights in layers.items()
+    ]
 
 
-def _attention_of(layer: str, weights: Map, labels: Sequence[str]) -> Picture:
-    shown = weights[:, -len(labels) :, -len(labels) :]
-    heads = [f"head {i + 1}" for i in range(len(shown))]
+def _alignment(layers: Mapping[str, Map], labels: Labels) -> list[Picture]:
+    words = (
+        "Each row is a token that the model writes, each column a token of the source, at which it"
+        " looks while it writes"
+    )
+    if any(unicodedata.bidirectional(c) in ("R", "AL") for token in labels["S"] for c in token):
+        words += "; columns stand in the order of reading, from the left"
+    only = len(layers) == 1
+    return [
+        _weights(
+            "Alignment" if only else f"Alignment, {layer}",
+            "" if only else layer,
+            words,
+            weights,
+            labels["W"],
+            labels["S"],
+        )
+        for layer, weights in layers.items()
+    ]
+
+
+def _weights(
+    title: str, layer: str, words: str, weights: Map, rows: Sequence[str], columns: Sequence[str]
+) -> Picture:
+    """Draw the weights of a layer's heads; each row of them adds up to one."""
+    shown = weights[:, -len(rows) :, -len(columns) :]
+    heads = [f"head {i + 1}" if len(shown) > 1 or layer else "" for i in range(len(shown))]
     best = shown.argmax(axis=2)
     # One token alone always weighs 1: with it as the full colour all else would be pale.
     full = float(np.quantile(shown[shown > 0], 0.99))
     cut = (
         " What the tokens shown give to earlier ones is left out."
-        if len(labels) < weights.shape[2]
+        if len(columns) < weights.shape[2]
         else ""
     )
     return Picture(
-        name=f"attention-{_stem(layer)}",
-        title=f"Attention, {layer}",
-        caption="Each row is a token that looks, each column a token that is looked at; a row's"
-        " weights add up to 1. A cell's shade grows with the square root of its weight; the full"
-        f" colour is {percent(full)} or more.{cut}",
+        name=_stem(title),
+        title=title,
+        caption=f"{words}; a row's weights add up to 1. A cell's shade grows with the square root"
+        f" of its weight; the full colour is {percent(full)}{' or more' * (full < 0.995)}.{cut}",
         panels=[
-            Heat(f"{layer}, {head}", labels, labels, np.sqrt(one), math.sqrt(full))
-            for head, one in zip(heads, shown, strict=True)
+            Heat(", ".join(filter(None, (layer, head))) or title, rows, columns, roots, full**0.5)
+            for head, roots in zip(heads, np.sqrt(shown), strict=True)
         ],
-        heads=["looks", *(f"{head} most at" for head in heads)],
+        heads=["token", *(f"{head} most at".strip() for head in heads)],
         rows=[
             [
                 token,
-                *(f"{labels[s]} {percent(float(w[t, s]))}" for w, s in zip(shown, at, strict=True)),
+                *(
+                    f"{columns[s]} {percent(float(w[t, s]))}"
+                    for w, s in zip(shown, at, strict=True)
+                ),
             ]
-            for t, (token, at) in enumerate(zip(labels, best.T, strict=True))
+            for t, (token, at) in enumerate(zip(rows, best.T, strict=True))
         ],
+    )
+
+
+ACROSS = 32
+"""Numbers of a vector in a row of its picture."""
+
+
+def _vector(vector: Float[np.ndarray, " D"]) -> Picture:
+    """Draw all that a decoder without attention is told."""
+    starts = range(0, len(vector), ACROSS)
+    shown = np.zeros((len(starts), min(ACROSS, len(vector))))
+    shown.flat[: len(vector)] = vector
+    full = float(np.abs(vector).max()) or 1.0
+    return Picture(
+        name="vector",
+        title="The vector: all that the decoder is told",
+        caption="The decoder looks at no place of the source: nothing can be aligned. However long"
+        f" the source is, these {len(vector):,} numbers say it, the same at every step. Blue is"
+        f" above zero, orange below; the full colour is {full:.2g}.",
+        panels=[
+            Heat(
+                f"the source in {len(vector):,} numbers",
+                [f"from {start + 1}" for start in starts],
+                [str(i + 1) for i in range(shown.shape[1])],
+                shown,
+                full,
+            )
+        ],
+        heads=["number", "value"],
+        rows=[[str(i + 1), f"{value:.4f}"] for i, value in enumerate(vector)],
     )
 
 
@@ -245,8 +351,8 @@ GATES = (
 )
 
 
-def _gates(layers: Mapping[str, Map], labels: Sequence[str]) -> list[Picture]:
-    panels = []
+def _gates(layers: Mapping[str, Map], axes: Labels) -> list[Picture]:
+    panels, labels = [], axes["T"]
     for layer, gates in layers.items():
         shown = gates[-len(labels) :]
         for i, name in enumerate(GATES):
@@ -261,8 +367,8 @@ def _gates(layers: Mapping[str, Map], labels: Sequence[str]) -> list[Picture]:
 
 
 def _states(kind: str, words: str) -> Draw:
-    def draw(layers: Mapping[str, Map], labels: Sequence[str]) -> list[Picture]:
-        panels = []
+    def draw(layers: Mapping[str, Map], axes: Labels) -> list[Picture]:
+        panels, labels = [], axes["T"]
         for layer, states in layers.items():
             units, values = _most_varying(states[-len(labels) :])
             full = float(np.abs(values).max()) or 1.0
@@ -308,10 +414,14 @@ def _stem(words: str) -> str:
 
 
 Shape = tuple[str | int, ...]
-"""Sizes; "T": the tokens that were read."""
+"""Sizes; letters as of `Labels`."""
 WEIGHTS: Shape = ("any", "T", "T")
+ALIGNMENT: Shape = ("any", "W", "S")
+ALIGNED = "/alignment"
+"""How the name of a tap ends that shows weights from a target to its source."""
 STATES: Shape = ("T", "any")
 INSIDES: dict[str, tuple[Shape, Draw]] = {
+    "alignment": (ALIGNMENT, _alignment),
     "weights": (WEIGHTS, _attention),
     "gates": (("T", len(GATES), "any"), _gates),
     "c": (STATES, _states("Memory c", "What the cell remembers: only added to and scaled.")),
@@ -326,18 +436,18 @@ INSIDES: dict[str, tuple[Shape, Draw]] = {
 
 def look_page(
     title: str,
-    text: str,
+    texts: Sequence[str],
     notices: Sequence[str],
     positions: Sequence[Position],
     drawn: Sequence[Picture],
     version: str,
 ) -> str:
-    """Make the page: the text and its score in words, then the pictures."""
+    """Make the page: the texts and the last one's score in words, then the pictures."""
     bits = [p.bits for p in positions if p.bits is not None]
     most = max(positions, key=lambda p: p.bits or 0.0)
     body = [
         f'<header><p class="over">ensue inspect</p><h1>{escaped(title)}</h1></header>',
-        f'<p class="sample" dir="auto" lang="">{escaped(text)}</p>',
+        *(f'<p class="sample" dir="auto" lang="">{escaped(text)}</p>' for text in texts),
         facts(
             {
                 "tokens predicted": f"{len(bits):,}",

@@ -18,9 +18,10 @@ from jaxtyping import Float
 from ensue.errors import MissingExtraError
 from ensue.files import write_atomic
 from ensue.views import lines
-from ensue.views.axes import new_figure, save_png
+from ensue.views.axes import many_scripts, new_figure, save_png
 from ensue.views.page import ROWS, escaped, folded
 from ensue.views.plots import BLUE, ORANGE
+from ensue.views.scatter import SHAPES, Scatter
 
 SHADES = 20
 """Steps of a shade: each is one path, however many cells have it."""
@@ -45,9 +46,9 @@ class Picture:
     heads: Sequence[str]
     """Heads of its table."""
     rows: Sequence[Sequence[str]]
-    """The numbers."""
-    panels: "Sequence[Heat | Bars] | lines.Panel"
-    """Cells and bars, or lines."""
+    """The numbers; none: the page has them elsewhere."""
+    panels: "Sequence[Cells] | lines.Panel"
+    """Cells, bars and points, or lines."""
 
     def section(self, beside: str) -> str:
         """Give a section of a page that has `STYLE`; all rows of a long table are in `beside`."""
@@ -56,7 +57,11 @@ class Picture:
         else:
             drawn = (f"<div>{_panel(panel)}</div>" for panel in self.panels)
             shown = f'<div class="cells">{"".join(drawn)}</div>'
-        numbers = folded(self.title, self.heads, self.rows[:ROWS], len(self.rows), beside)
+        numbers = (
+            folded(self.title, self.heads, self.rows[:ROWS], len(self.rows), beside)
+            if self.rows
+            else ""
+        )
         return (
             f"<section><h2>{escaped(self.title)}</h2><figure>{shown}"
             f"<figcaption>{escaped(self.caption)}</figcaption></figure>{numbers}</section>"
@@ -93,7 +98,7 @@ class Picture:
 class _Grid:
     """Panels in rows of even columns."""
 
-    def __init__(self, panels: "Sequence[Heat | Bars]") -> None:
+    def __init__(self, panels: "Sequence[Cells]") -> None:
         self.width = max(panel.size[0] for panel in panels) + 20
         self.height = max(panel.size[1] for panel in panels) + TITLE + 16
         self.columns = max(1, min(len(panels), int(WIDE // self.width)))
@@ -110,7 +115,7 @@ class _Grid:
         return f' x="{column * self.width + 10:.0f}" y="{row * self.height + 8:.0f}"'
 
 
-def _panel(panel: "Heat | Bars", place: str = "") -> str:
+def _panel(panel: "Cells", place: str = "") -> str:
     width, height = panel.size
     height += TITLE
     return (
@@ -122,19 +127,20 @@ def _panel(panel: "Heat | Bars", place: str = "") -> str:
     )
 
 
-def _write_png(panels: "Sequence[Heat | Bars]", path: Path) -> Path:
+def _write_png(panels: "Sequence[Cells]", path: Path) -> Path:
     grid = _Grid(panels)
     inches = [pixels / 80 for pixels in grid.size]
     shrink = min(1.0, LARGEST / max(inches))
     figure = new_figure(inches[0] * shrink, inches[1] * shrink)
-    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.1)  # the longest label fits to the pixel
-    plots = list(figure.subplots(grid.rows, grid.columns, squeeze=False).flat)
-    for plot, panel in zip(plots, panels, strict=False):
-        plot.set_title(panel.title, fontsize=9, loc="left", parse_math=False)
-        panel.draw(plot)
-    for plot in plots[len(panels) :]:
-        plot.set_axis_off()
-    return save_png(figure, path)
+    with many_scripts():
+        figure.get_layout_engine().set(w_pad=0.1, h_pad=0.1)  # the longest label fits to the pixel
+        plots = list(figure.subplots(grid.rows, grid.columns, squeeze=False).flat)
+        for plot, panel in zip(plots, panels, strict=False):
+            plot.set_title(panel.title, fontsize=9, loc="left", parse_math=False)
+            panel.draw(plot)
+        for plot in plots[len(panels) :]:
+            plot.set_axis_off()
+        return save_png(figure, path)
 
 
 def _room(labels: Sequence[str]) -> float:
@@ -233,6 +239,8 @@ class Bars:
     values: Sequence[float]
     notes: Sequence[str]
     """Words after each bar."""
+    full: float = 0.0
+    """The longest bar's value at least: where all are nearly nothing, all are short."""
 
     ROW, LENGTH = 16, 190
 
@@ -242,6 +250,10 @@ class Bars:
         width = _room(self.labels) + self.LENGTH + _room(self.notes) + 4
         return width, float(self.ROW * len(self.labels))
 
+    @property
+    def _most(self) -> float:
+        return max(*self.values, self.full) or 1.0
+
     def gist(self) -> str:
         """Name the longest bar, for those who do not see it."""
         i = int(np.argmax(self.values))
@@ -249,7 +261,7 @@ class Bars:
 
     def marks(self) -> str:
         """Draw label, bar and words of each row."""
-        left, scale = _room(self.labels), self.LENGTH / (max(self.values) or 1.0)
+        left, scale = _room(self.labels), self.LENGTH / self._most
         parts = []
         rows = zip(self.labels, self.values, self.notes, strict=True)
         for i, (label, value, note) in enumerate(rows):
@@ -271,20 +283,26 @@ class Bars:
         for place, value, note in zip(places, self.values, self.notes, strict=True):
             plot.text(value, place, f" {note}", va="center", fontsize=7, parse_math=False)
         plot.set_ylim(len(self.labels) - 0.5, -0.5)
-        plot.set_xlim(0, 1.35 * (max(self.values) or 1.0))
+        plot.set_xlim(0, 1.35 * self._most)
         plot.spines[["top", "right"]].set_visible(False)
 
 
-_SHAPES = """
-.panel .shade { stroke: currentColor; stroke-width: 1; shape-rendering: crispEdges; }
-.panel .bar { fill: currentColor; }
-"""
+Cells = Heat | Bars | Scatter
+"""What stands in a panel that is as large as it needs to be."""
+
+_SHAPES = f"""
+.panel .shade {{ stroke: currentColor; stroke-width: 1; shape-rendering: crispEdges; }}
+.panel .bar {{ fill: currentColor; }}
+{SHAPES}"""
 _PLAIN = f"""
 text {{ font: 11px system-ui, sans-serif; fill: #57606a; }} path {{ fill: none; }}
 .head {{ font-size: 13px; font-weight: 600; fill: #1b1f24; }} .axis {{ stroke: #57606a; }}
-.shade, .bar {{ color: {BLUE}; }} .minus {{ color: {ORANGE}; }}"""
+.shade, .bar {{ color: {BLUE}; }} .minus {{ color: {ORANGE}; }}
+.tag {{ fill: #1b1f24; stroke: #fff; }}
+{lines.LIGHT}"""
 
 STYLE = f"""{lines.STYLE}{_SHAPES}
+svg.panel text.tag {{ fill: var(--ink); stroke: var(--paper); }}
 svg.panel text {{ font-size: 11px; }} svg.panel text.head {{ font-size: 13px; }}
 .shade, .bar {{ color: {BLUE}; }} .minus {{ color: {ORANGE}; }}
 @media (prefers-color-scheme: dark) {{ .shade, .bar {{ color: #56b4e9; }}

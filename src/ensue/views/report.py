@@ -11,7 +11,6 @@ from ensue.runs import Run
 from ensue.views.page import ROWS, block, escaped, facts, folded, footer, number, page, sample
 from ensue.views.plots import Curves, gist, loss_axes, loss_svg, lr_svg, read_curves, spread
 from ensue.views.text import (
-    PROMPT,
     command,
     data_names,
     duration,
@@ -22,10 +21,11 @@ from ensue.views.text import (
     place,
     plain,
     protocol,
-    run_command,
+    score_command,
     short,
     size,
     train_command,
+    use_command,
 )
 
 METRICS = "metrics.jsonl"
@@ -221,11 +221,11 @@ def _use(
 ) -> str:
     folder = place(run.path)
     lines = (prompt.strip() for prompt, _ in samples)
-    prompt = next((line for line in lines if line and "\n" not in line), PROMPT)
+    prompt = next((line for line in lines if line and "\n" not in line), "")
     again = train_command(plan)
     commands = {
-        "Continue a text": run_command(plan, "generate", folder, prompt),
-        "Score another text": run_command(plan, "evaluate", folder, "--data", "FILE"),
+        "Use it": use_command(plan, folder, prompt),
+        "Score another text": score_command(plan, folder),
         "Train it again": again,
     }
     if not curves.final:
@@ -261,14 +261,14 @@ def _values(title: str, values: Mapping[str, Any], asked: Mapping[str, Any]) -> 
     for key, value in values.items():
         chosen = key in asked and asked[key] != value
         mark = "<i>chosen</i> " if chosen else ""
-        shown = html.escape(_value(key, value))
+        shown = html.escape(_value(value))
         cells = f'<th scope="row">{escaped(key)}</th><td>{mark}{shown}</td>'
         rows.append(f"<tr>{cells}</tr>")
     return f"<table><caption>{title}</caption><tbody>{''.join(rows)}</tbody></table>"
 
 
-def _value(key: str, value: Any) -> str:
-    if isinstance(value, list) and key in ("sources", "valid"):
+def _value(value: Any) -> str:
+    if isinstance(value, list):  # all lists of a plan name files
         return ", ".join(few(map(place, value))) or "–"
     if isinstance(value, str) and ("/" in value or "\\" in value):
         return place(value)

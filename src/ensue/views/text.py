@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import PurePath
 from typing import Any
 
+from ensue.tasks import Kind, find_kind
+
 BIDI = (*range(0x202A, 0x202F), *range(0x2066, 0x206A))
 """Embeddings, overrides, isolates. Plain direction marks and joiners stay: scripts need them."""
 
@@ -24,7 +26,6 @@ _VISIBLE: dict[int, str] = {
     ord("\t"): "\t",
 }
 
-PROMPT = "Once upon a time"
 MANY = 8
 """Files that are named one by one."""
 CHOSEN: tuple[Any, ...] = (0, "", "auto", [], None)
@@ -43,9 +44,18 @@ USUAL: dict[str, tuple[Any, ...]] = {
     "window": (4,),
     "kernel_size": (2,),
     "dilation_cycle": (7,),
+    "score": ("dot",),
+    "activation": ("relu",),
+    "positions": ("sinusoidal",),
+    "max_ratio": (4.0,),
+    "max_tokens": (256,),
 }
 """What a config holds without being asked, where that is more: tested equal to the defaults."""
-
+USUAL_OF: dict[str, dict[str, tuple[Any, ...]]] = {
+    "translate": {"valid_fraction": (0.05,)},
+    "chat": {"valid_fraction": (0.05,), "max_turns": (4,), "max_tokens": (128,)},
+}
+"""The same where a task has another."""
 
 NAMED = ("sources", "name", "file", "classname", "cache")
 """What stands elsewhere in a command, or is this machine's own."""
@@ -145,8 +155,13 @@ def protocol(plan: Mapping[str, Any], score: Mapping[str, Any]) -> str:
     """Say in words how a score was measured, on which text, and with which weights."""
     context = part(plan, "config", "model").get("context_length")
     windows = f"windows of {context:,} tokens" if context else "windows of the context length"
-    what = "An evenly spread sample of the text was" if score.get("sampled") else "Every byte was"
-    words = [f"{what} scored once, in non-overlapping {windows}; what the tokenizer"]
+    whole, text, how = "Every byte", "text", f"in non-overlapping {windows}"
+    if part(plan, "config").get("task") == "translate":
+        whole, text, how = "Every byte of the targets", "pairs", "each target given its source"
+    if part(plan, "config").get("task") == "chat":
+        whole, text, how = "Every byte of the replies", "replies", "each reply given its context"
+    what = f"An evenly spread sample of the {text}" if score.get("sampled") else whole
+    words = [f"{what} was scored once, {how}; what the tokenizer"]
     words.append("cannot spell is charged 8 bits a byte.")
     digest = _short_hash(score.get("fingerprint") or plan.get("valid_text"))
     scored = f"{size(score['bytes'])}, " if score.get("bytes") else ""
@@ -164,15 +179,19 @@ def _short_hash(value: object) -> str:
 def train_command(plan: Mapping[str, Any]) -> str:
     """Write the command that was given, less what needs no flag."""
     request = part(plan, "request") or part(plan, "config")
-    words = ["ensue", "train", *(data_names(plan) if len(_sources(plan)) <= MANY else ["FILES"])]
+    task, words = str(request.get("task") or "lm"), ["ensue", "train"]
+    if not part(request, "data").get("src"):  # pairs are named by flags, which tell the task
+        words += data_names(plan) if len(_sources(plan)) <= MANY else ["FILES"]
+        words += ["--task", task] if task != "lm" else []
     if model_name(plan) != "model":
         words += ["--model", ":".join(filter(None, [own_code(plan), model_name(plan)]))]
     for key in ("size", "budget", "steps", "seed", "checkpoint_every"):
         if request.get(key):
             words += [f"--{key.replace('_', '-')}", str(request[key])]
+    usual = USUAL | USUAL_OF.get(task, {})
     for table in ("data", "model", "train"):
         for key, value in part(request, table).items():
-            if key not in NAMED and value not in USUAL.get(key, CHOSEN):
+            if key not in NAMED and value not in usual.get(key, CHOSEN):
                 prefix = "" if table == "data" else f"{table}."
                 words += [f"--{prefix}{key.replace('_', '-')}", *_flag_values(value)]
     return command(*words)
@@ -205,6 +224,22 @@ def run_command(plan: Mapping[str, Any], *words: object) -> str:
     return command("ensue", *words, *(["--code", code] if code else []))
 
 
+def use_command(plan: Mapping[str, Any], run: object, prompt: str = "") -> str:
+    """Write the command that does with a run what it was trained for."""
+    kind = _kind(plan)
+    words = filter(None, [prompt or kind.example])
+    return run_command(plan, kind.verb, run, *words)
+
+
+def score_command(plan: Mapping[str, Any], run: object) -> str:
+    """Write the command that scores a run on another text."""
+    return run_command(plan, "evaluate", run, *_kind(plan).scored)
+
+
+def _kind(plan: Mapping[str, Any]) -> Kind:
+    return find_kind(str(part(plan, "config").get("task") or "lm"))
+
+
 def data_names(plan: Mapping[str, Any]) -> list[str]:
     """Name the data, without telling where on this machine it lies; of many files only a few."""
     return few(map(place, _sources(plan))) or ["DATA"]
@@ -219,7 +254,8 @@ def few(names: Iterable[str]) -> list[str]:
 
 
 def _sources(plan: Mapping[str, Any]) -> list[Any]:
-    return list(part(plan, "config", "data").get("sources") or ())
+    data = part(plan, "config", "data")
+    return [*(data.get("sources") or ()), *(data.get("src") or ()), *(data.get("tgt") or ())]
 
 
 def part(values: Mapping[str, Any], *keys: str) -> Mapping[str, Any]:

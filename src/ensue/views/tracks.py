@@ -99,8 +99,8 @@ class Scale:
 def choose_scale(floor: float, tracks: Sequence[Track]) -> Scale:
     """Choose a range in which close ends can be told apart.
 
-    The steep start is cut, and so is what lies far off: further from the middle one than 4 times
-    the middle distance, and than a quarter of its score.
+    The steep start is cut, and so is what lies far above: further from the middle one than 4 times
+    the middle distance, and than a quarter of its score. What is better is always shown.
     """
     lines = [[m["bits_per_byte"] for m in track.mean] for track in tracks if track.mean]
     ends = sorted([line[-1] for line in lines] + ([floor] if floor else []))
@@ -108,7 +108,7 @@ def choose_scale(floor: float, tracks: Sequence[Track]) -> Scale:
         return Scale(0.0, 1.0, False, floor)
     middle = ends[len(ends) // 2]
     reach = max(4 * sorted(abs(e - middle) for e in ends)[len(ends) // 2], middle / 4)
-    shown = [line for line in lines if abs(line[-1] - middle) <= reach] or lines
+    shown = [line for line in lines if line[-1] - middle <= reach] or lines
     values = [e for e in ends if abs(e - middle) <= reach]
     low, high = min(*values, *map(min, shown)), max(values)
     room = max(0.6 * (high - low), 0.06 * high) or 0.1

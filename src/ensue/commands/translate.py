@@ -1,0 +1,125 @@
+"""``ensue translate``: lines in, lines out, in their order."""
+
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TextIO
+
+import tyro
+
+from ensue import api
+from ensue.console import Console
+from ensue.data import encodings
+from ensue.data.notes import Notes
+from ensue.data.source import list_sources, open_bytes
+from ensue.data.tables import lines_of
+from ensue.errors import UsageError
+from ensue.translator import CHUNK_LINES, Search, Translated
+from ensue.views.text import visible
+
+
+@dataclass(frozen=True, kw_only=True)
+class TranslateArgs:
+    """What is translated, and how."""
+
+    words: tyro.conf.Positional[tuple[str, ...]] = ()
+    """The text; or the run and one or more texts. Without a text, standard input is read."""
+    run: str = ""
+    """The run folder; default: the newest below runs/."""
+    file: str = ""
+    """Translate a file, line by line; - reads standard input."""
+    out: str = ""
+    """Write the lines to this file; default: standard output."""
+    scores: bool = False
+    """Put the score before each translation, with a tab; with several for a line (--n-best) the
+    line's number stands before it."""
+    json: bool = False
+    """Print one JSON object for each line, with all that is known of it."""
+    search: tyro.conf.OmitArgPrefixes[Search] = field(default_factory=Search)
+    """How it is searched for."""
+
+
+def run_translate(args: TranslateArgs, console: Console) -> None:
+    """Translate, and give each line as soon as it and those before it are done."""
+    run, texts = run_and_texts(args.words, args.run, args.file)
+    translator = api.load_translator(run)
+    with ExitStack() as stack:
+        notes = Notes()
+        typed = not texts and not args.file and sys.stdin.isatty()
+        lines = iter(texts)
+        if not texts:
+            lines = _typed() if typed else stack.enter_context(read_lines(args.file or "-", notes))
+        # Created when the lines are open: what cannot be read costs no old file.
+        out = stack.enter_context(created(args.out, args.file)) if args.out else sys.stdout
+        done = 0
+
+        def told(sentences: int) -> None:
+            if args.out:  # else the lines themselves are the progress
+                console.progress("translated sentences", sentences, 0)
+
+        for one in translator.stream(lines, args.search, 1 if typed else CHUNK_LINES, told):
+            done += 1
+            out.write(_shown(done, one, args))
+            if not texts:
+                out.flush()
+            for notice in one.notices:
+                console.notice(f"line {done}: {notice}" if not texts or len(texts) > 1 else notice)
+        for note in notes.lines():
+            console.notice(note)
+
+
+def run_and_texts(given: Sequence[str], run: str, file: str) -> tuple[str, list[str]]:
+    """Sort the positionals: a folder of a run comes first, all else is text."""
+    words = list(given)
+    if not run and words and (len(words) > 1 or os.path.exists(f"{words[0]}/plan.json")):
+        run = words.pop(0)
+    if words and file:
+        raise UsageError("give texts or --file, not both")
+    return run, [line for text in words for line in text.split("\n")]
+
+
+def _typed() -> Iterator[str]:
+    for line in sys.stdin:
+        yield line.removesuffix("\n")
+
+
+@contextmanager
+def read_lines(file: str, notes: Notes) -> Iterator[Iterator[str]]:
+    """Open a file, or standard input, and give its lines."""
+    with tempfile.TemporaryDirectory() as scratch:
+        sources = list_sources([file], notes, Path(scratch))
+        if len(sources) != 1:
+            raise UsageError(f"{file} is not one file", "Name one file: --file page.txt")
+        (source,) = sources
+        codec = encodings.detect(lambda: open_bytes(source), source.name, notes)
+        with open_bytes(source) as stream:
+            pieces = encodings.decode(stream, codec, source.name, notes)
+            yield (line.removesuffix("\r") for line in lines_of(pieces, source.name))
+
+
+def created(file: str, read: str) -> TextIO:
+    """Open a file to write lines to, unless it is the one that is read."""
+    try:
+        if read not in ("", "-") and os.path.exists(file) and os.path.samefile(file, read):
+            raise UsageError(
+                f"{file} is read and would be written over", "Name another file: --out FILE"
+            )
+        return Path(file).open("w", encoding="utf-8", newline="\n")
+    except OSError as error:
+        raise UsageError(f"{file}: {error.strerror}") from None
+
+
+def _shown(number: int, one: Translated, args: TranslateArgs) -> str:
+    if args.json:
+        return one.to_json() + "\n"
+    to_person = not args.out and sys.stdout.isatty()
+    shown = ""
+    for row in (one, *one.others):
+        line = f"{number}\t" if args.search.n_best > 1 else ""
+        score = f"{row.score:.4f}\t" if args.scores else ""
+        shown += f"{line}{score}{visible(row.text) if to_person else row.text}\n"
+    return shown
