@@ -232,6 +232,19 @@ def test_loops_are_reported_where_they_are_not_repaired() -> None:
     assert one.notices == ("it ran into a loop", "it has no end: it was cut")
 
 
+def test_what_stands_there_twice_is_searched_for_once() -> None:
+    translator = copier()
+    lines = ["same", "other", "same", f"a{STUCK}", "", "same", f"a{STUCK}"]
+    done: list[int] = []
+    got = list(translator.stream(lines, Search(num_beams=1), on_progress=done.append))
+    assert [one.text for one in got[:3]] == ["same", "other", "same"]
+    assert got[3] == got[6]
+    assert any("loop" in notice for notice in got[6].notices)
+    assert not any(got[i].notices for i in (0, 1, 2, 5))
+    assert sum(translator.model.rows) == 3 + 1  # one of them twice, for its loop
+    assert done[-1] == 6
+
+
 def test_a_source_that_repeats_itself_is_no_loop() -> None:
     (one,) = copier().stream(["no no no no no no no no"])
     assert one.text == "no no no no no no no no"

@@ -8,6 +8,7 @@ know about a line (it was cut, it ran into a loop, a word could not be spelt) co
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import islice, pairwise
@@ -28,7 +29,7 @@ from ensue.tokenizers import Tokenizer
 
 CHUNK_LINES = 1024
 """Lines that are sorted by length together: results come after so many at the latest."""
-BATCH_TOKENS = 2048
+BATCH_TOKENS = 4096
 """Tokens of sources that are searched at a time, times beams."""
 MAX_RATIO = 3.0
 """Where nothing is known of the training pairs."""
@@ -142,6 +143,7 @@ class _Piece:
     ids: list[int]
     found: list[Hypothesis]
     notices: list[str]
+    looped: str = ""
 
 
 class Translator:
@@ -202,11 +204,17 @@ class Translator:
         while chunk := list(islice(lines, chunk_lines)):
             warnings = [seen.warning(line) for line in chunk]
             pieces = [piece for i, line in enumerate(chunk) for piece in self._pieces(i, line)]
-            for batch in _batches(pieces, search.num_beams):
+            # What a document says twice is searched for once.
+            firsts: dict[tuple[int, ...], _Piece] = {}
+            twins = [firsts.setdefault(tuple(piece.ids), piece) for piece in pieces]
+            times = Counter(map(id, twins))
+            for batch in _batches(list(firsts.values()), search.num_beams):
                 self._search(batch, search)
-                done += len(batch)
+                done += sum(times[id(piece)] for piece in batch)
                 if on_progress:
                     on_progress(done)
+            for piece, first in zip(pieces, twins, strict=True):
+                piece.found, piece.looped = first.found, first.looped
             of_line: dict[int, list[_Piece]] = {}
             for piece in pieces:
                 of_line.setdefault(piece.line, []).append(piece)
@@ -302,10 +310,10 @@ class Translator:
         if search.repair:
             for piece, found in zip(again, self._found(again, search, NO_REPEAT), strict=True):
                 piece.found = found
-                piece.notices.append("it ran into a loop, and was searched again without one")
+                piece.looped = "it ran into a loop, and was searched again without one"
         else:
             for piece in again:
-                piece.notices.append("it ran into a loop")
+                piece.looped = "it ran into a loop"
 
     def _found(self, batch: list[_Piece], search: Search, no_repeat: int) -> list[list[Hypothesis]]:
         return self.search([piece.ids for piece in batch], search, no_repeat)
@@ -365,7 +373,7 @@ class Translator:
         """Put a line's sentences together; the n-th best of each make the n-th best line."""
         if not pieces:
             return Translated(source=line, text="", score=0.0)
-        notices = [n for p in pieces for n in p.notices]
+        notices = [n for p in pieces for n in (*p.notices, p.looped) if n]
         notices += ["it has no end: it was cut" for p in pieces if p.found[0].reason == "length"]
         ranked = []
         for rank in range(min(n_best, *(len(p.found) for p in pieces))):
