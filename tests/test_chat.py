@@ -1,11 +1,10 @@
 """A conversation: what is streamed is said, likelihoods agree; and `ensue chat` around it."""
 
 import builtins
-import contextlib
 import io
 import json
 import math
-import os
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -429,27 +428,37 @@ def test_a_run_answers_and_is_scored(
     assert "trained from nothing to answer in a conversation" in card
 
 
+TYPIST = """
+import os, pty, select, sys
+pid, screen = pty.fork()
+if pid == 0:
+    os.execv(sys.executable, [sys.executable, "-m", "ensue.cli", "chat", sys.argv[1]])
+seen = b""
+for count, keys in enumerate(["hello\\n", "/set top_p 0.5\\n", "\\x03", "/undo\\n", "\\x04"], 1):
+    while seen.count(b"you: ") < count:
+        if not select.select([screen], [], [], 60)[0]:
+            sys.exit(f"nothing more comes: {seen!r}")
+        seen += os.read(screen, 4096)
+    os.write(screen, keys.encode())
+try:
+    while block := os.read(screen, 4096):
+        seen += block
+except OSError:  # the other end is closed
+    pass
+sys.stdout.buffer.write(seen)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"""
+"""Types into a terminal; a process of its own, for a fork beside torch's threads may hang."""
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="no pseudo terminals")
 def test_a_terminal_is_talked_to_and_left_by_ctrl_d(runs: dict[str, Path]) -> None:
     """Ctrl-C must reach the reply, not the program; line editing must not print prompts twice."""
-    import pty
-
-    pid, screen = pty.fork()
-    if pid == 0:
-        command = [sys.executable, "-m", "ensue.cli", "chat", str(runs["gpt2"])]
-        os.execv(sys.executable, command)
-    said = [b"hello\n", b"/set top_p 0.5\n", b"\x03", b"/undo\n", b"\x04"]
-    seen = b""
-    for count, keys in enumerate(said, 1):
-        while seen.count(b"you: ") < count:
-            seen += os.read(screen, 4096)
-        os.write(screen, keys)
-    with contextlib.suppress(OSError):  # the other end is closed
-        while block := os.read(screen, 4096):
-            seen += block
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-    shown = seen.decode(errors="replace")
+    command = [sys.executable, "-c", TYPIST, str(runs["gpt2"])]
+    done = subprocess.run(command, capture_output=True, check=False)
+    shown = done.stdout.decode(errors="replace")
+    assert done.returncode == 0, (shown, done.stderr)
     for expected in ("bot: ", "top_p is 0.5", "(Ctrl-D or /quit ends)", "forgotten"):
         assert expected in shown
     assert "Traceback" not in shown
