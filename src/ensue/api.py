@@ -41,7 +41,7 @@ from ensue.tasks.translate import translator_of
 from ensue.tokenizers import Tokenizer, load_tokenizer
 from ensue.training.config import DEFAULT_MODEL, RunConfig, TrainConfig
 from ensue.training.plan import Plan
-from ensue.training.session import frozen, load_model, open_run, read_data
+from ensue.training.session import frozen, load_model, open_run, read_data, require_task
 from ensue.training.session import train as run_session
 from ensue.training.tracking import Tracker
 from ensue.translator import Search, Translator
@@ -71,8 +71,7 @@ class Generation(Sampling):
 
         The prompt's place does not enter the seed: a prompt gets the same texts in any company.
         """
-        fields = {name: getattr(self, name) for name in Sampling.__dataclass_fields__}
-        return Sampling(**{**fields, "seed": derive_seed(self.seed, sample)})
+        return self.row(derive_seed(self.seed, sample))
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -214,7 +213,7 @@ class Generator:
         engine = Engine(
             self.model,
             stop_ids=frozenset([self.tokenizer.eos_id]),
-            banned_ids=self._unspeakable(),
+            banned_ids=self.tokenizer.unspeakable(self.model.vocab_size),
             past_context=options.past_context,
         )
         rows: dict[int, _Row] = {}
@@ -238,12 +237,6 @@ class Generator:
                     )
                 rows[number] = row
         return _chunks(engine, rows)
-
-    def _unspeakable(self) -> frozenset[int]:
-        """Ids that are no text: the unknown piece, and what pads the model's vocabulary."""
-        unknown = self.tokenizer.unk_id
-        padding = range(self.tokenizer.vocab_size, self.model.vocab_size)
-        return frozenset([*padding, *([] if unknown is None else [unknown])])
 
     def __repr__(self) -> str:
         return f"Generator({type(self.model).__name__}, {self.tokenizer!r})"
@@ -434,7 +427,8 @@ def evaluate(
     opened, plan = open_run(run)
     if sources and plan.config.task == "chat":
         return evaluate_chat(opened, sources, contexts=0).score
-    opened, plan = open_run(opened, "lm" if sources else "", "evaluate")
+    if sources:
+        require_task(opened, plan, "lm", "evaluate")
     model, tokenizer = load_model(opened)
     if plan.config.task != "lm":
         return _own_score(opened, plan, model)

@@ -147,7 +147,7 @@ class Partner:
         self, contexts: Sequence[Sequence[int]], talk: Talk, seeds: Sequence[int]
     ) -> list[list[Reply]]:
         """Draw `talk.rerank` replies to each context; each context has a seed of its own."""
-        samplings = [[_row(talk, derive_seed(s, j)) for j in range(talk.rerank)] for s in seeds]
+        samplings = [[talk.row(derive_seed(s, j)) for j in range(talk.rerank)] for s in seeds]
         said: dict[tuple[int, int], list[Event]] = {}
         for i, j, event in self.events(contexts, samplings):
             said.setdefault((i, j), []).append(event)
@@ -179,7 +179,7 @@ class Partner:
                 beam,
                 stop_id=self.tokenizer.eos_id,
                 most=[self.most] * len(prompts),
-                banned_ids=sorted(self._unspeakable()),
+                banned_ids=sorted(self.tokenizer.unspeakable(self.model.vocab_size)),
             )
         return [
             Reply(
@@ -274,19 +274,8 @@ class Partner:
 
     def _engine(self) -> Engine:
         stop = frozenset([self.tokenizer.eos_id])
-        return Engine(self.model, stop_ids=stop, banned_ids=self._unspeakable())
-
-    def _unspeakable(self) -> frozenset[int]:
-        """Ids that are no text: the unknown piece, and what pads the model's vocabulary."""
-        unknown = self.tokenizer.unk_id
-        padding = range(self.tokenizer.vocab_size, self.model.vocab_size)
-        return frozenset([*padding, *([] if unknown is None else [unknown])])
-
-
-def _row(talk: Talk, seed: int) -> Sampling:
-    """Give the sampling of one row."""
-    fields = {name: getattr(talk, name) for name in Sampling.__dataclass_fields__}
-    return Sampling(**{**fields, "seed": seed})
+        banned = self.tokenizer.unspeakable(self.model.vocab_size)
+        return Engine(self.model, stop_ids=stop, banned_ids=banned)
 
 
 class Chat:
@@ -344,7 +333,7 @@ class Chat:
         heard: list[Event] = []
         characters, raw, told = self.partner.tokenizer.stream(), "", ""
         try:
-            with closing(self.partner.events([context], [[_row(self.talk, seed)]])) as given:
+            with closing(self.partner.events([context], [[self.talk.row(seed)]])) as given:
                 for _, _, event in given:
                     heard.append(event)
                     raw += characters.push(event.token)

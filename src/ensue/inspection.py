@@ -33,7 +33,7 @@ from ensue.nn.capture import capture
 from ensue.runs import Run
 from ensue.tasks.translate import translator_of
 from ensue.tokenizers import Tokenizer
-from ensue.training.session import load_model, open_run
+from ensue.training.session import load_model, open_run, require_task
 from ensue.translator import Search, Translator
 from ensue.views.looks import (
     ALIGNED,
@@ -161,7 +161,7 @@ def look(run: str | Path | Run, text: str, *, target: str = "", code: str | Path
     opened, plan = open_run(run)
     translates = plan.config.task == "translate"
     if not translates:
-        open_run(opened, "lm", "inspect")
+        require_task(opened, plan, "lm")
     model, tokenizer = load_model(opened)
     name = opened.path.resolve().name
     if translates:

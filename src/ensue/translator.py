@@ -337,7 +337,7 @@ class Translator:
                 search,
                 stop_id=self.tgt_tokenizer.eos_id,
                 most=[self._most(len(ids) + 1, search) for ids in sources],
-                banned_ids=self._unspeakable(),
+                banned_ids=sorted(self.tgt_tokenizer.unspeakable(self.model.vocab_size)),
                 no_repeat=no_repeat,
             )
 
@@ -358,12 +358,6 @@ class Translator:
             row[: len(ids)] = ids
         tensors = (torch.from_numpy(given).to(device_of(self.model)) for given in (src, length))
         return self.model.encode(*tensors)
-
-    def _unspeakable(self) -> list[int]:
-        """Ids that are no text: the unknown piece, and what pads the model's vocabulary."""
-        unknown = self.tgt_tokenizer.unk_id
-        padding = range(self.tgt_tokenizer.vocab_size, self.model.vocab_size)
-        return [*padding, *([] if unknown is None else [unknown])]
 
     def _loops(self, piece: _Piece) -> bool:
         best = piece.found[0]

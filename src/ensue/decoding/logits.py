@@ -66,6 +66,11 @@ class Sampling:
         )
         _check("no_repeat", self.no_repeat, self.no_repeat >= 0, "0 (none) or more")
 
+    def row(self, seed: int) -> "Sampling":
+        """Give these settings alone, without what a subclass adds, with a row's own seed."""
+        fields = {name: getattr(self, name) for name in Sampling.__dataclass_fields__}
+        return Sampling(**{**fields, "seed": seed})
+
 
 def _check(field: str, value: float | int, fits: bool, allowed: str) -> None:
     if not (fits and math.isfinite(value)):

@@ -86,6 +86,15 @@ class Tokenizer:
             return self._encode_words(text)
         return self._encode_subwords(text), 0
 
+    def unspeakable(self, vocab_size: int) -> frozenset[int]:
+        """Give the ids that are no text: the unknown piece, and what pads a model's vocabulary.
+
+        Args:
+            vocab_size: Entries of the model's vocabulary.
+        """
+        unknown = [] if self.unk_id is None else [self.unk_id]
+        return frozenset([*range(self.vocab_size, vocab_size), *unknown])
+
     def decode(self, ids: Sequence[int]) -> str:
         """Give the text of ids; never fails on valid ids.
 

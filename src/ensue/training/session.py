@@ -181,18 +181,25 @@ def open_run(run: str | Path | Run = "", task: str = "", verb: str = "") -> tupl
     """
     opened = run if isinstance(run, Run) else Run.open(run) if str(run) else newest_run()
     plan = Plan.from_json(opened.read_plan(), str(opened.plan_path))
-    kind = find_kind(plan.config.task)
-    if task and kind.name != task:
-        words = (
-            [verb, opened.path, *kind.scored]
-            if verb == "evaluate"
-            else [kind.verb, opened.path, *filter(None, [kind.example])]
-        )
-        raise UsageError(
-            f"{opened.path} was trained {kind.what}, and not {find_kind(task).what}",
-            f"Use it: {command('ensue', *words)}",
-        )
+    if task:
+        require_task(opened, plan, task, verb)
     return opened, plan
+
+
+def require_task(run: Run, plan: Plan, task: str, verb: str = "") -> None:
+    """Refuse a run of another task, with the command that uses it; see `open_run`."""
+    kind = find_kind(plan.config.task)
+    if kind.name == task:
+        return
+    words = (
+        [verb, run.path, *kind.scored]
+        if verb == "evaluate"
+        else [kind.verb, run.path, *filter(None, [kind.example])]
+    )
+    raise UsageError(
+        f"{run.path} was trained {kind.what}, and not {find_kind(task).what}",
+        f"Use it: {command('ensue', *words)}",
+    )
 
 
 def build(plan: Plan, env: Env) -> torch.nn.Module:
