@@ -13,10 +13,9 @@ import tyro
 
 from ensue import api
 from ensue.console import Console
-from ensue.data import encodings
 from ensue.data.notes import Notes
-from ensue.data.source import list_sources, open_bytes
-from ensue.data.tables import lines_of
+from ensue.data.pairs import source_lines
+from ensue.data.source import list_sources
 from ensue.errors import UsageError
 from ensue.translator import CHUNK_LINES, Search, Translated
 from ensue.views.text import visible
@@ -95,10 +94,7 @@ def read_lines(file: str, notes: Notes) -> Iterator[Iterator[str]]:
         if len(sources) != 1:
             raise UsageError(f"{file} is not one file", "Name one file: --file page.txt")
         (source,) = sources
-        codec = encodings.detect(lambda: open_bytes(source), source.name, notes)
-        with open_bytes(source) as stream:
-            pieces = encodings.decode(stream, codec, source.name, notes)
-            yield (line.removesuffix("\r") for line in lines_of(pieces, source.name))
+        yield source_lines(source, notes)
 
 
 def created(file: str, read: str) -> TextIO:

@@ -257,12 +257,19 @@ def read_pair_files(src: str, tgt: str) -> Iterator[Pair]:
 
 
 def source_lines(source: Source, notes: Notes, encoding: str = "") -> Iterator[str]:
-    """Give the lines of a text file, whatever their ends; its encoding is guessed, or given."""
+    """Give the lines of a text file, whatever their ends; its encoding is guessed, or given.
+
+    A file that cannot be read is refused at once, not when its first line is asked for.
+    """
     codec = encoding or encodings.detect(lambda: open_bytes(source), source.name, notes)
-    with open_bytes(source) as stream:
-        pieces = encodings.decode(stream, codec, source.name, notes)
-        for line in tables.lines_of(pieces, source.name):
-            yield line.removesuffix("\r")
+
+    def lines() -> Iterator[str]:
+        with open_bytes(source) as stream:
+            pieces = encodings.decode(stream, codec, source.name, notes)
+            for line in tables.lines_of(pieces, source.name):
+                yield line.removesuffix("\r")
+
+    return lines()
 
 
 def _runs_apart(src: Sequence[int], tgt: Sequence[int]) -> int:
