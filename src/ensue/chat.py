@@ -29,7 +29,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from ensue.data.dialogues import context_of, longest_side
 from ensue.data.turns import ASSISTANT, SYSTEM, USER, Turn
-from ensue.decoding.engine import Engine, Event, device_of, evaluating, events
+from ensue.decoding.engine import Engine, Event, device_of, encode, evaluating, events
 from ensue.decoding.logits import Sampling, derive_seed
 from ensue.decoding.search import Beam, beam_search
 from ensue.errors import UsageError
@@ -117,11 +117,7 @@ class Partner:
         if self.together:
             return [[eos, *context] for context in contexts], None
         with torch.inference_mode(), evaluating(self.model):
-            device = device_of(self.model)
-            rows = [torch.tensor(list(context), device=device) for context in contexts]
-            length = torch.tensor([len(row) for row in rows], device=device)
-            padded = pad_sequence(rows, batch_first=True, padding_value=eos)
-            return [[eos] for _ in contexts], self.model.encode(padded, length)
+            return [[eos] for _ in contexts], encode(self.model, contexts, eos)
 
     def events(
         self, contexts: Sequence[Sequence[int]], samplings: Sequence[Sequence[Sampling]]

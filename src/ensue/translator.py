@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ensue.data.pairs import PairTokens
-from ensue.decoding.engine import device_of, evaluating
+from ensue.decoding.engine import device_of, encode, evaluating
 from ensue.decoding.search import Beam, Hypothesis, beam_search
 from ensue.errors import UsageError
 from ensue.nn.precision import precision
@@ -352,12 +352,8 @@ class Translator:
         Args:
             sources: Ids of each, without the end.
         """
-        length = np.array([len(ids) + 1 for ids in sources])
-        src = np.full((len(sources), int(length.max())), self.src_tokenizer.eos_id)
-        for row, ids in zip(src, sources, strict=True):
-            row[: len(ids)] = ids
-        tensors = (torch.from_numpy(given).to(device_of(self.model)) for given in (src, length))
-        return self.model.encode(*tensors)
+        eos = self.src_tokenizer.eos_id
+        return encode(self.model, [[*ids, eos] for ids in sources], eos)
 
     def _loops(self, piece: _Piece) -> bool:
         best = piece.found[0]

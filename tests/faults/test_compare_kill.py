@@ -52,8 +52,8 @@ else:
             "transformer": {"name": "transformer", "num_heads": 2, **small},
         },
     }
-train = {"threads": 1, "precision": "fp32", "compile": "no", "batch_tokens": 128}
-train |= {"global_batch_size": 8} if task == "lm" else {}
+update = {"global_batch_size": 8} if task == "lm" else {"batch_tokens": 128}
+train = {"threads": 1, "precision": "fp32", "compile": "no", **update}
 compare(
     CompareConfig(
         task=task,

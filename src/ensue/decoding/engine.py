@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from ensue.decoding.decoder import Decoder
 from ensue.decoding.logits import Sampling, sample
@@ -292,6 +293,20 @@ def events(engine: Engine) -> Iterator[Event]:
     """Step until no row is left; rows may be added and dropped while this runs."""
     while engine.live:
         yield from engine.step()
+
+
+def encode(encoder: Any, sources: Sequence[Sequence[int]], pad_id: int) -> Any:
+    """Give what an encoder-decoder makes of sources, in one batch: its memory.
+
+    Args:
+        encoder: The model.
+        sources: Ids of each, its end included.
+        pad_id: What stands behind the shorter ones, and is not read.
+    """
+    device = device_of(encoder)
+    rows = [torch.tensor(list(ids), device=device) for ids in sources]
+    length = torch.tensor([len(row) for row in rows], device=device)
+    return encoder.encode(pad_sequence(rows, batch_first=True, padding_value=pad_id), length)
 
 
 def device_of(decoder: Decoder) -> torch.device:
