@@ -41,7 +41,8 @@ class _Linear(torch.autograd.Function):
         rows, w = x.reshape(-1, x.shape[-1]).to(dtype), weight.to(dtype)
         ctx.save_for_backward(rows, w)
         ctx.x, ctx.weight = (x.dtype, x.shape), weight.dtype
-        return product(rows, w, None if bias is None else bias.to(dtype)).view(*x.shape[:-1], -1)
+        y = product(rows, w, None if bias is None else bias.to(dtype))
+        return y.view(*x.shape[:-1], len(weight))
 
     @staticmethod
     @once_differentiable
