@@ -28,6 +28,7 @@ import torch._dynamo  # noqa: F401 - torch wants it while a plan is made: here o
 
 from ensue.files import TEMPORARY, sha256_file
 from ensue.runs import PLANNED_PARTS, Run
+from ensue.tasks.translate import SIDES
 from ensue.training.config import config_from_dict
 from ensue.training.session import train
 
@@ -48,6 +49,11 @@ MODELS: dict[str, dict[str, Any]] = {
     "rnn": {"name": "rnn", "d_model": 16, "num_layers": 1, "dropout": 0.1},
     "gpt2": {"name": "gpt2", "d_model": 16, "num_layers": 1, "num_heads": 2, "dropout": 0.1},
     "lstm": {"name": "lstm", "d_model": 16, "num_layers": 1, "dropout": 0.1},
+}
+PAIR_MODELS: dict[str, dict[str, Any]] = {
+    "seq2seq": {"d_model": 16, "num_layers": 1, "dropout": 0.1},
+    "seq2seq_attention": {"d_model": 16, "num_layers": 1, "dropout": 0.1},
+    "transformer": {"d_model": 16, "num_layers": 1, "num_heads": 2, "dropout": 0.1},
 }
 
 
@@ -81,10 +87,13 @@ class LostError(Exception):
 
 def request(model: str, path: str, folder: Path, kills: int) -> dict[str, Any]:
     """Give the configuration of a run, as a recipe would."""
-    data = {"sources": [str(folder / "text.txt")], "cache": str(folder / "cache")}
+    pairs = model in PAIR_MODELS
+    data: dict[str, Any] = {"cache": str(folder / "cache")}
+    data["sources"] = [str(folder / ("pairs.tsv" if pairs else "text.txt"))]
+    task = {"task": "translate" if pairs else "lm"}
     if path == "default":
         # Threads, precision and steps are measured.
-        return {
+        return task | {
             "data": data,
             "model": {"name": model},
             "size": "xs",
@@ -95,15 +104,20 @@ def request(model: str, path: str, folder: Path, kills: int) -> dict[str, Any]:
         "threads": 1,
         "precision": "fp32",
         "compile": "no",
-        "global_batch_size": 4,
         "micro_batch_size": 2,
         "average": 0.9,
         "eval_every": 20,
         "eval_tokens": 256,
     }
-    return {
+    if pairs:
+        shape = {"name": model} | PAIR_MODELS[model]
+        train |= {"batch_tokens": 48, "label_smoothing": 0.1, "word_dropout": 0.1}
+    else:
+        shape = MODELS[model] | {"context_length": 8}
+        train["global_batch_size"] = 4
+    return task | {
         "data": data | {"tokenizer": "bpe", "vocab_size": 300},
-        "model": MODELS[model] | {"context_length": 8},
+        "model": shape,
         "size": "xs",
         "steps": 60 + 14 * kills,
         "checkpoint_every": 10,
@@ -121,10 +135,14 @@ class Harness:
         self.run, self.reference = folder / "killed", folder / "reference"
         self.request = request(model, path, folder, kills)
         size = 30_000 if path == "steps" else 150_000
-        text = " ".join(self.random.choice(WORDS) for _ in range(size // 4))
-        (folder / "text.txt").write_text(text)
+        words = [self.random.choice(WORDS) for _ in range(size // 4)]
+        (folder / "text.txt").write_text(" ".join(words))
+        said = [" ".join(words[i : i + 2 + i % 5]) for i in range(0, len(words), 6)]
+        rows = "".join(f"{line}\t{line.upper()}\n" for line in said)
+        (folder / "pairs.tsv").write_text(f"src\ttgt\n{rows}")
         old = time.time() - 60  # a file changed just now would be read again at each start
-        os.utime(folder / "text.txt", (old, old))
+        for name in ("text.txt", "pairs.tsv"):
+            os.utime(folder / name, (old, old))
 
     def prove(self) -> Outcome:
         """Kill, resume, finish, compare."""
@@ -256,7 +274,7 @@ class Harness:
 
     def _make_reference(self) -> None:
         Run.create(self.reference)
-        for name in PLANNED_PARTS:
+        for name in PLANNED_PARTS + ((SIDES,) if self.outcome.model in PAIR_MODELS else ()):
             shutil.copy2(self.run / name, self.reference / name)
         self._finish(self.reference)
         self.outcome.steps = json.loads((self.run / "plan.json").read_text())["config"]["steps"]
@@ -301,7 +319,8 @@ def prove(model: str, path: str = "steps", kills: int = 3, seed: int = 0) -> Out
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Kill runs, resume them, compare.")
-    parser.add_argument("--model", nargs="+", default=list(MODELS), choices=list(MODELS))
+    known = [*MODELS, *PAIR_MODELS]
+    parser.add_argument("--model", nargs="+", default=known, choices=known)
     parser.add_argument("--path", default="steps", choices=["steps", "default"])
     parser.add_argument("--kills", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)

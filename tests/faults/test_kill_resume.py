@@ -9,6 +9,16 @@ from typing import Any
 import pytest
 
 HARNESS = Path(__file__).with_name("kill_harness.py")
+MODELS = [
+    "mlp",
+    "cnn",
+    "rnn",
+    "lstm",
+    "gpt2",
+    "seq2seq",
+    "seq2seq_attention",
+    "transformer",
+]
 
 
 def outcomes(*args: str) -> list[dict[str, Any]]:
@@ -35,7 +45,7 @@ def test_three_kills_cost_no_bit_of_any_model() -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("model", ["mlp", "cnn", "rnn", "lstm", "gpt2"])
+@pytest.mark.parametrize("model", MODELS)
 def test_twenty_five_kills_cost_no_bit(model: str) -> None:
     """Half of them hit a save: what is half written must never be taken for a checkpoint."""
     (outcome,) = outcomes("--model", model, "--kills", "25", "--seed", "1")
@@ -45,7 +55,7 @@ def test_twenty_five_kills_cost_no_bit(model: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("model", ["mlp", "cnn", "rnn", "lstm", "gpt2"])
+@pytest.mark.parametrize("model", MODELS)
 def test_kills_on_the_default_path_cost_no_bit(model: str) -> None:
     """Here size, threads, precision and steps are measured: a resume must not measure again."""
     (outcome,) = outcomes("--model", model, "--kills", "6", "--path", "default")

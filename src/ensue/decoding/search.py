@@ -165,20 +165,19 @@ def _likeliest(
     no_repeat: int,
 ) -> tuple[Float[Tensor, "R W"], Int[Tensor, "R W"]]:
     """Give the log probabilities of each beam's likeliest next tokens, and these."""
-    logits = logits.float()
-    norm = logits.logsumexp(dim=-1, keepdim=True)
-    if not bool(torch.isfinite(norm).all()):
+    logprobs = logits.log_softmax(dim=-1, dtype=torch.float32)
+    if bool(logprobs[:, 0].isnan().any()):  # one such logit makes all of its row so
         raise NonFiniteError(
             "the model's logits are not numbers",
             "Its weights may be damaged, or training diverged: try an earlier checkpoint.",
         )
     if len(banned):
-        logits = logits.index_fill(1, banned, -math.inf)
+        logprobs = logprobs.index_fill(1, banned, -math.inf)
     if no_repeat:
-        logits = logits.masked_fill(_repeating(beams, no_repeat, logits.shape[1]), -math.inf)
+        logprobs = logprobs.masked_fill(_repeating(beams, no_repeat, logits.shape[1]), -math.inf)
     # Of 2k candidates at most k end, so that k are left to go on.
-    values, tokens = logits.topk(min(2 * num_beams, logits.shape[1]), dim=-1)
-    return values - norm, tokens
+    values, tokens = logprobs.topk(min(2 * num_beams, logits.shape[1]), dim=-1)
+    return values, tokens
 
 
 def _repeating(beams: _Beams, width: int, vocab_size: int) -> Bool[Tensor, "R V"]:

@@ -276,7 +276,7 @@ class Transformer(nn.Module):
         k, v = (torch.stack(tensors, dim=1) for tensors in zip(*pairs, strict=True))
         heads = (c.num_heads, c.d_model // c.num_heads)
         cache = KVCache.empty(rows, c.num_layers, 1, *heads, self.vocabulary.bias)
-        return TransformerState(cache, k, v, memory.mask)
+        return TransformerState(cache, k.to(cache.k), v.to(cache.k), memory.mask)
 
     def _nothing(self, rows: int) -> TransformerMemory:
         """Stand in for a source: one place that says nothing."""

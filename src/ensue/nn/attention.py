@@ -3,11 +3,10 @@
     attend(q, k, v) = softmax(q k^T / sqrt(K) + m) v        K: numbers in a key
     m_ts = 0 where query t may see key s, else -infinity    (causal: s <= t)
 
-It is computed in three ways. Explicit, as the equation says: when somebody looks at the weights
+It is computed in two ways. Explicit, as the equation says: when somebody looks at the weights
 (`ensue.nn.capture`), and in training on a processor, where torch's fused backward is slow (bf16,
-12 rows, 6 heads, 256 steps of 64: 71 ms against 32). By products of vectors, for a single query in
-bf16 on a processor, where there is little to compute and much to call (160 rows, 4 heads, 12 keys:
-0.6 ms against 1.8 fused). Fused, which never forms the T x S weights: everywhere else.
+12 rows, 6 heads, 256 steps of 64: 71 ms against 32). Fused, which never forms the T x S weights:
+everywhere else; on a processor in fp32 (160 rows, 4 heads, a query and 12 keys: 0.4 ms, in bf16 1).
 
 Reference: Vaswani et al. 2017, eq. 1, arXiv:1706.03762.
 """
@@ -60,17 +59,13 @@ def attend(
         what: What the weights are shown as: ``weights`` within one sequence, ``alignment`` from a
             target to its source.
     """
-    if is_captured(part) or (part.training and _explicit_is_faster(q)):
+    on_cpu = q.device.type == "cpu"
+    dtype = torch.float32 if on_cpu and not part.training else q.dtype
+    q, k, v = (t.to(dtype) for t in (q, k, v))
+    if is_captured(part) or (part.training and on_cpu and q.shape[2] < EXPLICIT_STEPS):
         weights = attention_weights(q, k, _causal_mask(q) if mask is None else mask)
         tap(part, what, weights)
         y = dropout(weights, dropout_p, part.training) @ v
-    elif (
-        q.shape[2] == 1
-        and mask is not None
-        and q.dtype == torch.bfloat16
-        and q.device.type == "cpu"
-    ):
-        y = _one_query(q, k, v, mask)
     else:
         p = dropout_p if part.training else 0.0
         y = F.scaled_dot_product_attention(
@@ -115,7 +110,7 @@ class CausalSelfAttention(nn.Module):
         if cache is not None and positions is not None:
             cache.write(layer, positions, k, v)
             filled = int(positions.max()) + 1
-            k, v = cache.k[:, layer, :filled].to(q.dtype), cache.v[:, layer, :filled].to(q.dtype)
+            k, v = cache.k[:, layer, :filled], cache.v[:, layer, :filled]
             slots = torch.arange(filled, device=x.device)
             mask = (slots <= positions[..., None])[:, None]  # (B, 1, T, S)
         q, k, v = (t.transpose(1, 2) for t in (q, k, v))
@@ -183,7 +178,7 @@ class CrossAttention(nn.Module):
         Rows that share a source (beams) ask as further places of one row: its keys are read once.
         """
         q = self.q(x).reshape(len(k), -1, *k.shape[2:])  # (B, R/B T, H, K)
-        q, k, v = (t.transpose(1, 2).to(q.dtype) for t in (q, k, v))
+        q, k, v = (t.transpose(1, 2) for t in (q, k, v))
         y = attend(self, q, k, v, mask[:, None, None], self.dropout, "alignment")
         return self.out(y).view(x.shape)
 
@@ -275,22 +270,6 @@ def _weighted(
     weights = scores.masked_fill(~mask[:, None], -torch.inf).softmax(dim=-1)
     tap(part, "alignment", weights[:, None])  # as of one head
     return weights @ values.to(weights.dtype)
-
-
-def _one_query(
-    q: Float[Tensor, "B H 1 K"],
-    k: Float[Tensor, "B H S K"],
-    v: Float[Tensor, "B H S K"],
-    mask: Bool[Tensor, "*#B #T S"],
-) -> Float[Tensor, "B H 1 K"]:
-    """Attend as the equation says, without matrix products; weights and their sums in fp32."""
-    scores = (q * k).sum(dim=-1, keepdim=True, dtype=torch.float32) / math.sqrt(q.shape[-1])
-    weights = scores.masked_fill(~mask.transpose(-2, -1), -torch.inf).softmax(dim=-2)
-    return (weights.to(v.dtype) * v).sum(dim=-2, keepdim=True)
-
-
-def _explicit_is_faster(q: Float[Tensor, "B H T K"]) -> bool:
-    return q.device.type == "cpu" and q.shape[2] < EXPLICIT_STEPS
 
 
 def _causal_mask(q: Float[Tensor, "B H T K"]) -> Bool[Tensor, "T T"]:

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from ensue.nn.precision import product_dtype
+from ensue.nn.precision import lowered, product_dtype
 
 _ONEDNN = hasattr(torch.ops.mkldnn, "_linear_pointwise") and torch.backends.mkldnn.is_available()
 _A = math.sqrt(8 / math.pi)
@@ -64,6 +64,10 @@ def linear(
     if torch.compiler.is_compiling():  # plain operations, which the compiler fuses itself
         dtype = product_dtype()
         return F.linear(x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype))
+    if not torch.is_grad_enabled():
+        return product(
+            x.to(product_dtype()), lowered(weight), None if bias is None else lowered(bias)
+        )
     y: Tensor = _Linear.apply(  # type: ignore[no-untyped-call]
         x, weight, bias, product_dtype()
     )

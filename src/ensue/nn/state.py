@@ -117,10 +117,11 @@ class KVCache:
         d_head: int,
         like: Tensor,
     ) -> "KVCache":
-        """Allocate zeros where `like` lies, in the numbers of `ensue.nn.precision`."""
+        """Allocate zeros where `like` lies, in the numbers that attention takes there."""
         shape = (rows, layers, slots, heads, d_head)
         length = torch.zeros(rows, dtype=torch.int64, device=like.device)
-        k, v = (like.new_zeros(shape, dtype=product_dtype()) for _ in range(2))
+        dtype = torch.float32 if like.device.type == "cpu" else product_dtype()
+        k, v = (like.new_zeros(shape, dtype=dtype) for _ in range(2))
         return cls(k, v, length)
 
     def grown(self, positions: Int[Tensor, "B T"], most: int) -> "KVCache":
