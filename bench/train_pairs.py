@@ -5,8 +5,9 @@
 
 Batches look like Multi30k's: 128 pairs, sources and targets of 10 to 20 tokens, of 8,000 words.
 Same first weights, batches, dropout and AdamW with clipping. The peer is nn.Transformer, or
-nn.LSTM on packed sequences, as their manuals say, with one embedding as input and output.
-With --dropout 0 all specs have the same losses.
+nn.LSTM on packed sequences, as their manuals say, with one embedding as input and output; the specs
+with "scored" form logits of targets alone, and not of padding, as ensue does. With --dropout 0 all
+specs have the same losses.
 """
 
 import argparse
@@ -50,6 +51,9 @@ def batches() -> Iterator[Batch]:
 class Peer(nn.Module):
     """Embedding in, embedding out."""
 
+    scored = False
+    """Whether padding is left out before the output layer."""
+
     def __init__(self, width: int, dropout: float) -> None:
         super().__init__()
         self.embedding = nn.Embedding(V, width)
@@ -58,8 +62,11 @@ class Peer(nn.Module):
 
     def forward(self, src: Tensor, length: Tensor, begun: Tensor, targets: Tensor) -> Tensor:
         """Give the mean loss."""
-        logits = F.linear(self.hidden(src, length, begun), self.embedding.weight, self.bias)
-        return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=-1)
+        hidden, targets = self.hidden(src, length, begun).flatten(0, 1), targets.flatten()
+        if self.scored:
+            hidden, targets = hidden[targets >= 0], targets[targets >= 0]
+        logits = F.linear(hidden, self.embedding.weight, self.bias)
+        return F.cross_entropy(logits.float(), targets, ignore_index=-1)
 
 
 class TorchTransformer(Peer):
@@ -203,6 +210,7 @@ def ours(spec: str, name: str, dropout: float) -> Callable[[Batch], float]:
 
 def peer(spec: str, name: str, dropout: float) -> Callable[[Batch], float]:
     model = peer_model(name, dropout)
+    model.scored = "scored" in spec
     groups = [
         {"params": [p for p in model.parameters() if p.ndim > 1]},
         {"params": [p for p in model.parameters() if p.ndim < 2], "weight_decay": 0.0},
@@ -238,7 +246,8 @@ def main() -> None:
         make = ours if args.worker.startswith("ours") else peer
         serve(make(args.worker, args.model, args.dropout), batches())
         return
-    specs = "peer-fp32,peer-bf16,peer-compile-fp32,peer-compile-bf16,ours-fp32,ours-bf16"
+    specs = "peer-fp32,peer-bf16,peer-scored-bf16,peer-compile-fp32,peer-compile-bf16"
+    specs += ",ours-fp32,ours-bf16"
     if args.model == "transformer":
         specs += ",ours-compile-bf16"
     model = our_model(args.model, 0.0)

@@ -15,7 +15,9 @@ from ensue.nn.precision import kept
 CHUNK = 2**25
 """Logits formed at a time: 128 MB in fp32. 4,096 tokens of a 50,257-word vocabulary have 823 MB."""
 SLICE = 2**19
-"""Logits turned into a loss and its slopes at a time on a processor: 2 MB in fp32, in its cache."""
+"""Logits turned into a loss and its slopes at a time on a processor: 2 MB in fp32, in its cache.
+
+What is no more than that is left to torch, which needs fewer calls."""
 
 
 def cross_entropy_sum(
@@ -51,9 +53,10 @@ def cross_entropy_sum(
 
 
 def _sum(head: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, smoothing: float) -> Tensor:
-    if x.device.type != "cpu" or torch.compiler.is_compiling():
-        return F.cross_entropy(head(x).float(), y, reduction="sum", label_smoothing=smoothing)
-    total: Tensor = _CrossEntropy.apply(head(x), y, smoothing)  # type: ignore[no-untyped-call]
+    logits = head(x)
+    if logits.device.type != "cpu" or logits.numel() <= SLICE or torch.compiler.is_compiling():
+        return F.cross_entropy(logits.float(), y, reduction="sum", label_smoothing=smoothing)
+    total: Tensor = _CrossEntropy.apply(logits, y, smoothing)  # type: ignore[no-untyped-call]
     return total
 
 
