@@ -150,9 +150,10 @@ class Console(Tracker):
         if self._rich.is_terminal or record.get("kind") == "final":
             return
         sampled = " (a sample)" if record.get("sampled") else ""
+        bleu = f", {record['bleu']:.2f} BLEU (greedy)" if "bleu" in record else ""
         self._print(
             Text(
-                f"step {record.get('step', 0):,}: {record['bits_per_byte']:.4f} bits/byte"
+                f"step {record.get('step', 0):,}: {record['bits_per_byte']:.4f} bits/byte{bleu}"
                 f" on {visible(str(record.get('split', 'valid')))}{sampled}"
             )
         )
@@ -161,8 +162,9 @@ class Console(Tracker):
         """Say how good it is, where it is, and what to do with it."""
         self.close()
         split = visible(str(self._score.get("split", "valid")))
+        bleu = f", {self._score['bleu']:.2f} BLEU (greedy)" if "bleu" in self._score else ""
         rows = [
-            ("score", f"{summary['bits_per_byte']:.4f} bits per byte on {split}"),
+            ("score", f"{summary['bits_per_byte']:.4f} bits per byte{bleu} on {split}"),
             ("weights", f"{summary.get('kept', 'last')}, of step {summary.get('step', 0):,}"),
             ("time", duration(self._clock() - self._begun)),
             ("run", summary.get("run", "")),

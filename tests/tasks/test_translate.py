@@ -3,6 +3,7 @@
 import os
 import random
 import signal
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
@@ -15,11 +16,13 @@ import torch
 import torch.nn.functional as F
 from small import PAIR_MODELS
 
+from ensue.bleu import Measure, corpus_score
 from ensue.config import from_dict
+from ensue.data.corpus import DataConfig
 from ensue.data.pairs import PairsConfig
-from ensue.errors import DataError, StoppedError, UsageError
+from ensue.errors import DataError, MissingExtraError, StoppedError, UsageError
 from ensue.files import read_json
-from ensue.models import step_of
+from ensue.models import find_step, step_of
 from ensue.models.transformer import TransformerConfig
 from ensue.runs import Run
 from ensue.tasks.task import Material, Task
@@ -27,7 +30,7 @@ from ensue.tasks.translate import PAD, SIDES, Pairs, Translation, prepare
 from ensue.training.config import RunConfig, TrainConfig
 from ensue.training.session import load_model, train
 from ensue.training.tracking import Tracker
-from ensue.translator import Sides
+from ensue.translator import Search, Sides, Translator
 from ensue.weights import load_weights
 
 EVERY_PAIR_MODEL = pytest.mark.parametrize("model", list(PAIR_MODELS))
@@ -167,6 +170,38 @@ def test_the_score_equals_a_sum_over_single_pairs(
     assert sample.sampled
     assert 0 < sample.targets < count
     assert score.fingerprint == material.valid_text
+
+
+@EVERY_PAIR_MODEL
+def test_a_score_has_the_bleu_of_greedy_translations_where_it_is_asked_for(
+    request_of: Callable[..., RunConfig[Any]], model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ensue.tasks.translate.EVAL_TOKENS", 60)
+    material, task, network = prepared(request_of(model, train={"keep_by": "bleu"}))
+    valid, tokenizer = material.corpus.valid, material.tgt_tokenizer
+    with torch.no_grad():
+        network.vocabulary.bias[tokenizer.eos_id] += 1.0  # some end, some are cut
+    translator = Translator(network, material.src_tokenizer, tokenizer, 32, None, None)
+    said, wanted = [], []
+    for i in range(len(valid)):
+        src, tgt = valid.src_ids(i), valid.tgt_ids(i)
+        (best,) = translator.search([src[:-1]], Search(num_beams=1))[0]
+        written = best.tokens[: 2 * len(tgt)]
+        said.append(tokenizer.decode([t for t in written if t != tokenizer.eos_id]).strip())
+        wanted.append(tokenizer.decode(tgt[:-1]).strip())
+    scored: list[tuple[str, list[str], list[str]]] = []
+
+    def score_them(name: str, said: list[str], wanted: list[str]) -> Measure:
+        scored.append((name, said, wanted))
+        return corpus_score(name, wanted, wanted)
+
+    monkeypatch.setattr("ensue.tasks.translate.corpus_score", score_them)
+    score = task.evaluate(network)
+    ((name, *sides),) = scored
+    assert name == "BLEU"
+    assert sorted(zip(*sides, strict=True)) == sorted(zip(said, wanted, strict=True))
+    assert score.bleu == pytest.approx(100)
+    assert score.cost == -score.bleu
 
 
 def test_label_smoothing_is_torchs_and_is_not_scored(
@@ -324,3 +359,42 @@ def test_a_stopped_run_on_pairs_goes_on_to_the_last_bit(
     assert len({b - a for a, b in pairwise(tokens)}) > 1
     load_model(reference)
     assert (reference.path / "tokenizer.src.json").exists() == (model == "transformer")
+
+
+def test_weights_are_kept_by_bleu_where_it_is_asked_for(
+    tmp_path: Path, request_of: Callable[..., RunConfig[Any]]
+) -> None:
+    """The best by BLEU is not the best by loss here, and a resume remembers which it was."""
+    request = request_of(
+        "seq2seq_attention",
+        steps=120,
+        size="xs",
+        checkpoint_every=5,
+        train={"keep_by": "bleu", "eval_every": 10},
+    )
+    reference = train(request, tmp_path / "reference")
+    records = [r for r in reference.read_metrics() if r["kind"] == "eval"]
+    final = reference.read_metrics()[-1]
+    best = max(records, key=lambda r: r["bleu"])
+    assert best["bleu"] > 5
+    assert (final["kept_step"], final["bleu"]) == (best["step"], best["bleu"])
+    with pytest.raises(StoppedError):
+        train(request, tmp_path / "run", Stopper(73))
+    assert_same(train(request, tmp_path / "run"), reference)
+
+
+def test_what_has_no_bleu_cannot_be_kept_by_it() -> None:
+    by_bleu = TrainConfig(keep_by="bleu")
+    lstm = find_step("lstm").default
+    with pytest.raises(UsageError, match="the task 'lm' has no BLEU"):
+        RunConfig(task="lm", data=DataConfig(sources=("a",)), model=lstm, train=by_bleu)
+    with pytest.raises(UsageError, match="keep_by: unknown value 'blue'"):
+        TrainConfig(keep_by="blue")
+
+
+def test_a_missing_sacrebleu_is_said_before_training(
+    request_of: Callable[..., RunConfig[Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "sacrebleu.metrics", None)
+    with pytest.raises(MissingExtraError, match="bleu"):
+        prepared(request_of(train={"keep_by": "bleu"}))

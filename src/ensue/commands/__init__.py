@@ -370,7 +370,7 @@ def run_evaluate(args: EvaluateArgs, console: Console) -> None:
     score = api.evaluate(run, args.data)
     floor = api.floor(run, args.data) if args.floor else None
     if args.json:
-        values = dataclasses.asdict(score)
+        values = score.record()
         if floor:
             values["floor_bits_per_byte"] = floor.bits_per_byte
         sys.stdout.write(json.dumps(values, ensure_ascii=False) + "\n")

@@ -180,7 +180,7 @@ def score_replies(model: Any, config: Any, pairs: PairTokens, tokenizer: Tokeniz
     rows = np.arange(len(pairs))
     order = BucketOrder([both_sides(pairs)], EVAL_TOKENS, 0)
     tokenizers = (tokenizer, tokenizer)
-    scorer = task(pairs, pairs, tokenizers, order, rows, 0, 0.0, 0.0, device_of(model))
+    scorer = task(pairs, pairs, tokenizers, order, rows, 0, 0.0, 0.0, False, device_of(model))
     return scorer.evaluate(model)
 
 

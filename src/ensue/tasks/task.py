@@ -1,7 +1,7 @@
 """The contracts of a task: with the chooser, what there is to learn from; with the loop, sums."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -39,6 +39,17 @@ class Score:
     """SHA-256 of the text scored."""
     sampled: bool = False
     """Whether only a part of the split was scored."""
+    bleu: float | None = None
+    """Of greedy translations, where weights are kept by it."""
+
+    @property
+    def cost(self) -> float:
+        """By what one score is better than another: the lower one."""
+        return self.bits_per_byte if self.bleu is None else -self.bleu
+
+    def record(self) -> dict[str, Any]:
+        """Give what was measured."""
+        return {key: value for key, value in asdict(self).items() if value is not None}
 
 
 @runtime_checkable

@@ -1,6 +1,7 @@
 """Translation: write the target, given the source."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -12,11 +13,14 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ensue.bleu import corpus_score
+from ensue.bleu import require as require_bleu
 from ensue.config import from_dict
 from ensue.data.order import BucketOrder
 from ensue.data.pairs import PairCorpus, PairsConfig, PairTokens, prepare_pairs
 from ensue.data.spool import Progress
 from ensue.decoding.engine import evaluating
+from ensue.decoding.search import Beam, beam_search
 from ensue.errors import DataError, UsageError
 from ensue.files import read_json, write_json
 from ensue.nn.loss import cross_entropy_sum
@@ -62,6 +66,7 @@ class Translation:
         micro_rows: Rows computed at a time by one process; 0: all.
         label_smoothing: Share of a target's probability that is spread over the vocabulary.
         word_dropout: Share of words that the model is not shown in training.
+        with_bleu: Whether a score has the BLEU of greedy translations too.
         device: Where batches go.
     """
 
@@ -75,12 +80,13 @@ class Translation:
         micro_rows: int,
         label_smoothing: float,
         word_dropout: float,
+        with_bleu: bool,
         device: torch.device,
     ) -> None:
         self.train, self.valid, self.tokenizers = train, valid, tokenizers
         self.order, self.usable, self.micro_rows = order, rows, micro_rows
         self.label_smoothing, self.word_dropout = label_smoothing, word_dropout
-        self.device = device
+        self.with_bleu, self.device = with_bleu, device
 
     def batches(self, update: int, rank: int = 0, world: int = 1) -> list[PairBatch]:
         """Give the micro-batches of an update that are this process's."""
@@ -154,17 +160,23 @@ class Translation:
         longest = self._sizes(self.valid)
         rows = rows[np.argsort(longest[rows], kind="stable")]
         total, count = 0.0, 0
+        translations: list[str] = []
+        references: list[str] = []
         with evaluating(model):
             while len(rows):
                 n = max(1, EVAL_TOKENS // int(longest[rows[0]]))
                 while n > 1 and n * int(longest[rows[:n]].max()) > EVAL_TOKENS:
                     n -= 1
-                batch, rows = self._batch(self.valid, rows[:n]), rows[n:]
+                some, rows = rows[:n], rows[n:]
+                batch = self._batch(self.valid, some)
                 hidden = self._hidden(model, batch)
                 total += float(
                     cross_entropy_sum(model.head, hidden, batch.targets, model.vocab_size)
                 )
                 count += self.count(batch)
+                if self.with_bleu:
+                    translations += self._translated(model, batch)
+                    references += [self._text(self.valid.tgt_ids(row)) for row in some.tolist()]
         num_bytes = self.valid.tgt_bytes
         share = count / int(lengths.sum())
         bits = total / math.log(2) + 8 * self.valid.tgt_unspelt_bytes * share
@@ -176,7 +188,26 @@ class Translation:
             bytes=round(num_bytes * share),
             fingerprint=self.valid.fingerprint,
             sampled=share < 1,
+            bleu=corpus_score("BLEU", translations, references).value if self.with_bleu else None,
         )
+
+    def _translated(self, model: Any, batch: PairBatch) -> list[str]:
+        """Translate greedily; what has no end stops at twice its reference, which costs it BLEU."""
+        tokenizer = self.tokenizers[1]
+        found = beam_search(
+            model,
+            batch.inputs[:, :1],
+            model.encode(batch.src, batch.src_length),
+            Beam(num_beams=1),
+            stop_id=tokenizer.eos_id,
+            most=(2 * (batch.targets != PAD).sum(dim=1)).tolist(),
+            banned_ids=sorted(tokenizer.unspeakable(model.vocab_size)),
+        )
+        return [self._text(best[0].tokens) for best in found]
+
+    def _text(self, ids: Sequence[int]) -> str:
+        tokenizer = self.tokenizers[1]
+        return tokenizer.decode([i for i in ids if i != tokenizer.eos_id]).strip()
 
     def describe(self, update: int) -> list[str]:
         """Decode the pairs of an update."""
@@ -304,6 +335,8 @@ class Pairs:
 
     def task(self, config: Any, device: torch.device) -> Translation:
         """Make the task of a run whose shape is known."""
+        if config.train.keep_by == "bleu":
+            require_bleu()
         rows, order = self._order(config, config.seed)
         train, valid = self.splits(config.model)
         longest = int(np.maximum.reduce(self.sides(valid, config.model)).max())
@@ -323,6 +356,7 @@ class Pairs:
             config.train.micro_batch_size,
             config.train.label_smoothing,
             config.train.word_dropout,
+            config.train.keep_by == "bleu",
             device,
         )
 

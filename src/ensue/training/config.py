@@ -57,6 +57,9 @@ class TrainConfig:
     """Tokens of the validation split in those evaluations."""
     final_eval_tokens: int = 0
     """Tokens of it in the last one; 0: all that an eighth of the training's tokens allows."""
+    keep_by: str = "loss"
+    """What the kept weights are the best by: loss (bits per byte), or bleu, of the validation set
+    translated greedily at each evaluation (pairs)."""
     patience: int = 0
     """Stop after so many evaluations without a better one; 0: never."""
     precision: str = "auto"
@@ -71,6 +74,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         _one_of("train.optimizer", self.optimizer, ("muon", "adamw"))
         _one_of("train.schedule", self.schedule, SCHEDULES)
+        _one_of("train.keep_by", self.keep_by, ("loss", "bleu"))
         _one_of("train.precision", self.precision, ("auto", "fp32", "bf16"))
         _one_of("train.compile", self.compile, ("auto", "yes", "no"))
         _one_of("train.shard", self.shard, ("ddp", "fsdp"))
@@ -131,6 +135,11 @@ class RunConfig(Generic[M]):
             able = [s.name for s in steps_for(self.task)]
             raise UsageError(
                 f"{step.title} cannot learn the task {self.task!r}", f"Models: {', '.join(able)}"
+            )
+        if self.train.keep_by == "bleu" and self.task != "translate":
+            raise UsageError(
+                f"the task {self.task!r} has no BLEU to keep weights by",
+                "Leave out --train.keep-by.",
             )
         _one_of("size", self.size, SIZES)
         if self.steps < 0 or self.checkpoint_every < 0:

@@ -10,7 +10,7 @@ import math
 import signal
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -180,17 +180,19 @@ class Loop:
     def evaluate(self) -> dict[str, Any]:
         """Score the weights, and the averaged ones where there are any; remember the best."""
         score = self._score(self.train.eval_tokens)
-        record: dict[str, Any] = {"kind": "eval", "step": self.done, **asdict(score)}
+        record: dict[str, Any] = {"kind": "eval", "step": self.done, **score.record()}
         kind, weights = "last", dict[str, Tensor](self.parameters)
         if self.average:
             with self._weights(self.average):
                 averaged = self._score(self.train.eval_tokens)
             record["bits_per_byte_averaged"] = averaged.bits_per_byte
-            if averaged.bits_per_byte < score.bits_per_byte:
+            if averaged.bleu is not None:
+                record["bleu_averaged"] = averaged.bleu
+            if averaged.cost < score.cost:
                 score, kind, weights = averaged, "averaged", self.average
         self.worse += 1
-        if score.bits_per_byte < self.best_score:
-            self.best_score, self.best_step, self.worse = score.bits_per_byte, self.done, 0
+        if score.cost < self.best_score:
+            self.best_score, self.best_step, self.worse = score.cost, self.done, 0
             self.best_kind = kind
             _copy(self.best, weights)
         return record
@@ -355,7 +357,7 @@ class Loop:
             "peak_bytes": self._peak_bytes(),
         }
         if not self.ended:  # else killed after this record, and before the weights were written
-            self._record(record | asdict(score))
+            self._record(record | score.record())
         return Result(score, weights, kept, self.best_step)
 
     def _peak_bytes(self) -> int:

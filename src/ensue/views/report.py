@@ -173,7 +173,7 @@ def _evaluations(curves: Curves) -> str:
     records = [*curves.evals, curves.final] if curves.final else curves.evals
     if not records:
         return ""
-    averaged = bool(curves.averaged)
+    averaged, bleu = bool(curves.averaged), any("bleu" in r for r in records)
     heads = ["step", "seconds", "bits per byte", *(["averaged"] if averaged else [])]
     rows = [
         [
@@ -181,12 +181,13 @@ def _evaluations(curves: Curves) -> str:
             f"{curves.at(r['step'], 'seconds'):.1f}",
             f"{r['bits_per_byte']:.4f}",
             *([number(r.get("bits_per_byte_averaged"), ".4f")] if averaged else []),
+            *([number(r.get("bleu"), ".2f")] if bleu else []),
             f"{r['loss']:.4f}",
             "a sample" if r.get("sampled") else "all",
         ]
         for r in spread(records, ROWS)
     ]
-    heads += ["nats per token", "text scored"]
+    heads += [*(["BLEU (greedy)"] if bleu else []), "nats per token", "text scored"]
     return folded("Evaluations", heads, rows, len(records), METRICS)
 
 
