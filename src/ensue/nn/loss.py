@@ -19,6 +19,9 @@ SLICE = 2**19
 
 What is no more than that is left to torch, which needs fewer calls."""
 
+ROUND = 128
+"""Rows are filled up to a multiple: memory of many sizes, each used once, is not given back."""
+
 
 def cross_entropy_sum(
     head: Callable[[Tensor], Tensor],
@@ -40,7 +43,9 @@ def cross_entropy_sum(
     x, y = hidden.flatten(0, 1), targets.flatten()
     scored = (y >= 0).nonzero()[:, 0]
     if len(scored) < len(y):  # padding, or what a dialogue's other side said
-        x, y = x[scored], y[scored]
+        more = -len(scored) % ROUND
+        x = x[F.pad(scored, (0, more))]
+        y = F.pad(y[scored], (0, more), value=-1)
     size = max(1, CHUNK // vocab_size)
     if len(x) <= size:
         return _sum(head, x, y, label_smoothing)
@@ -55,7 +60,9 @@ def cross_entropy_sum(
 def _sum(head: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, smoothing: float) -> Tensor:
     logits = head(x)
     if logits.device.type != "cpu" or logits.numel() <= SLICE or torch.compiler.is_compiling():
-        return F.cross_entropy(logits.float(), y, reduction="sum", label_smoothing=smoothing)
+        return F.cross_entropy(
+            logits.float(), y, reduction="sum", ignore_index=-1, label_smoothing=smoothing
+        )
     total: Tensor = _CrossEntropy.apply(logits, y, smoothing)  # type: ignore[no-untyped-call]
     return total
 
@@ -73,8 +80,9 @@ class _CrossEntropy(torch.autograd.Function):
         slopes = torch.empty_like(logits) if ctx.needs_input_grad[0] else None
         vocab_size = logits.shape[1]
         rows = max(1, SLICE // vocab_size)
-        for first in range(0, len(logits), rows):
-            part = slice(first, first + rows)
+        scored = int((targets >= 0).sum())  # what fills up stands behind
+        for first in range(0, scored, rows):
+            part = slice(first, min(first + rows, scored))
             y = targets[part, None]
             logp = logits[part].log_softmax(dim=-1, dtype=torch.float32)
             total -= (1 - smoothing) * logp.gather(1, y).sum()
@@ -87,6 +95,7 @@ class _CrossEntropy(torch.autograd.Function):
                 slope.scatter_add_(1, y, slope.new_full(y.shape, smoothing - 1))
                 slopes[part] = slope
         if slopes is not None:
+            slopes[scored:] = 0
             ctx.save_for_backward(slopes)
         return total.float()
 
