@@ -35,6 +35,7 @@ USUAL: dict[str, tuple[Any, ...]] = {
     "valid_fraction": (0.1,),
     "optimizer": ("muon",),
     "schedule": ("linear",),
+    "keep_by": ("loss",),
     "weight_decay": (0.1,),
     "beta1": (0.9,),
     "beta2": (0.95,),
