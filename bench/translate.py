@@ -3,10 +3,11 @@
     python bench/translate.py RUN FILE [--num-beams 5] [--rows 16 32 64] [--rounds 3]
 
 RUN is a Transformer trained by ensue (post-norm, sinusoidal positions), FILE has one source on each
-line. The weights are copied into a MarianMTModel, so that both search the same function; both get
-the same ids, sorted by length. The peer runs in fp32, in bf16 products and wholly in bf16, at each
-number of rows; its best counts. Rounds are interleaved, the median is printed, and how many of the
-best hypotheses are the same ids.
+line; a line that stands there twice counts once. The weights are copied into a MarianMTModel, so
+that both search the same function. Ours is what a user calls: lines in, lines out. The peer gets
+ids, sorted by length, in fp32, in bf16 products and wholly in bf16, at each number of rows, one
+batch at a time and, as ours are, side by side on one thread each (2x64); its best counts. Rounds
+are interleaved, the median is printed, and how many translations are the same.
 """
 
 import argparse
@@ -15,14 +16,15 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from transformers import MarianConfig, MarianMTModel
 
 import ensue
-from ensue.decoding.search import Beam, beam_search
-from ensue.nn.precision import precision
+from ensue.threads import side_by_side
+from ensue.translator import Search
 
 Ids = list[list[int]]
 Most = Callable[[int], int]
@@ -95,50 +97,34 @@ def batches(sources: Ids, rows: int) -> list[list[int]]:
     return [order[i : i + rows] for i in range(0, len(order), rows)]
 
 
-def ours(model: Any, sources: Ids, rows: int, beams: int, most: Most, eos: int) -> Ids:
-    found: Ids = [[] for _ in sources]
-    for batch in batches(sources, rows):
-        length = torch.tensor([len(sources[i]) for i in batch])
-        src = torch.full((len(batch), int(length.max())), eos)
-        for row, i in zip(src, batch, strict=True):
-            row[: len(sources[i])] = torch.tensor(sources[i])
-        with torch.inference_mode():
-            hypotheses = beam_search(
-                model,
-                torch.full((len(batch), 1), eos),
-                model.encode(src, length),
-                Beam(num_beams=beams),
-                stop_id=eos,
-                most=[most(int(n)) for n in length],
-            )
-        for i, best in zip(batch, hypotheses, strict=True):
-            found[i] = list(best[0].tokens)
-    return found
-
-
-def theirs(model: Any, sources: Ids, rows: int, beams: int, most: Most, eos: int) -> Ids:
+def generated(
+    model: Any, sources: Ids, rows: int, beams: int, most: Most, eos: int, lower: bool, workers: int
+) -> Ids:
     found: Ids = [[] for _ in sources]
     pad = model.config.pad_token_id
-    for batch in batches(sources, rows):
+
+    def work(batch: list[int]) -> None:
         longest = max(len(sources[i]) for i in batch)
         src = torch.full((len(batch), longest), pad)
         for row, i in zip(src, batch, strict=True):
             row[: len(sources[i])] = torch.tensor(sources[i])
-        given = model.generate(
-            input_ids=src,
-            attention_mask=(src != pad).long(),
-            num_beams=beams,
-            do_sample=False,
-            length_penalty=1.0,
-            early_stopping=False,
-            max_new_tokens=most(longest),
-            eos_token_id=eos,
-            forced_eos_token_id=None,
-            bad_words_ids=None,
-        )
+        with torch.autocast("cpu", torch.bfloat16, enabled=lower):
+            given = model.generate(
+                input_ids=src,
+                attention_mask=(src != pad).long(),
+                num_beams=beams,
+                do_sample=False,
+                length_penalty=1.0,
+                early_stopping=False,
+                max_new_tokens=most(longest),
+                eos_token_id=eos,
+                forced_eos_token_id=None,
+                bad_words_ids=None,
+            )
         for i, row in zip(batch, given[:, 1:].tolist(), strict=True):
-            end = row.index(eos) + 1 if eos in row else len(row)
-            found[i] = row[:end]
+            found[i] = row[: row.index(eos)] if eos in row else row
+
+    list(side_by_side(work, batches(sources, rows), workers))
     return found
 
 
@@ -160,7 +146,7 @@ def main() -> None:
     translator = ensue.load_translator(args.run)
     model: Any = translator.model
     with open(args.file, encoding="utf-8") as file:
-        lines = [" ".join(line.split()) for line in file if line.strip()]
+        lines = list(dict.fromkeys(" ".join(line.split()) for line in file if line.strip()))
     if args.sentences:
         lines = lines[:: max(1, len(lines) // args.sentences)][: args.sentences]
     eos = translator.tgt_tokenizer.eos_id
@@ -170,27 +156,28 @@ def main() -> None:
     most = translator.sides.most
     peer = marian_of(model, eos)
 
-    ways: dict[str, Callable[[], Ids]] = {}
-    for rows in args.rows:
-        for kind in ("fp32", "bf16"):
-
-            def run_ours(rows: int = rows, kind: str = kind) -> Ids:
-                with precision(kind):
-                    return ours(model, sources, rows, args.num_beams, most, eos)
-
-            def run_theirs(rows: int = rows, kind: str = kind) -> Ids:
-                with torch.autocast("cpu", torch.bfloat16, enabled=kind == "bf16"):
-                    return theirs(peer, sources, rows, args.num_beams, most, eos)
-
-            ways[f"ours-{kind}-{rows}"], ways[f"peer-{kind}-{rows}"] = run_ours, run_theirs
     half = marian_of(model, eos).bfloat16()
+
+    def ours(kind: str) -> list[str]:
+        return translator.translate(lines, Search(num_beams=args.num_beams, precision=kind))
+
+    def theirs(kind: str, rows: int, workers: int) -> list[str]:
+        one = half if kind == "all-bf16" else peer
+        lower = kind == "bf16"
+        found = generated(one, sources, rows, args.num_beams, most, eos, lower, workers)
+        return [translator.tgt_tokenizer.decode(ids).strip() for ids in found]
+
+    ways: dict[str, Callable[[], list[str]]] = {
+        f"ours-{kind}": partial(ours, kind) for kind in ("fp32", "bf16")
+    }
     for rows in args.rows:
-        ways[f"peer-all-bf16-{rows}"] = lambda rows=rows: theirs(
-            half, sources, rows, args.num_beams, most, eos
-        )
+        for kind in ("fp32", "bf16", "all-bf16"):
+            for workers in sorted({1, args.threads}):
+                name = f"peer-{kind}-{workers}x{rows}"
+                ways[name] = partial(theirs, kind, rows, workers)
     print(f"machine   {platform.machine()}, {args.threads} threads, torch {torch.__version__}")
     print(f"task      {len(sources)} sentences, {args.num_beams} beams, rounds {args.rounds}")
-    results: dict[str, Ids] = {}
+    results: dict[str, list[str]] = {}
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(args.rounds):
         for name, way in ways.items():
@@ -199,7 +186,7 @@ def main() -> None:
             seconds[name].append(time.perf_counter() - begun)
     speed = {name: len(sources) / statistics.median(s) for name, s in seconds.items()}
     best = max(v for name, v in speed.items() if name.startswith("peer"))
-    reference = results[f"peer-fp32-{args.rows[0]}"]
+    reference = results[f"peer-fp32-1x{args.rows[0]}"]
     print(f"{'way':<20} {'sentences/s':>12} {'ratio to best peer':>19} {'same as peer fp32':>18}")
     for name, value in speed.items():
         same = sum(a == b for a, b in zip(results[name], reference, strict=True)) / len(sources)

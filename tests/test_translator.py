@@ -18,6 +18,7 @@ from ensue.cli import main
 from ensue.commands import parse_train
 from ensue.errors import UsageError
 from ensue.models.transformer import Transformer, TransformerConfig
+from ensue.threads import torch_threads
 from ensue.tokenizers.train import train_tokenizer
 from ensue.translator import Search, Sides, Translated, Translator, loops, sentences
 
@@ -124,10 +125,10 @@ def test_white_space_is_what_it_was_in_training() -> None:
     assert copier().translate(["a\tb\u00a0 c\r", "\u2028"]) == ["a b c", ""]
 
 
-def random_translator(beams: int = 3) -> tuple[Translator, Search]:
+def random_translator(beams: int = 3, dropout: float = 0.0) -> tuple[Translator, Search]:
     torch.manual_seed(3)
     config = TransformerConfig(
-        vocab_size=257, d_model=16, num_layers=2, num_heads=2, context_length=64, dropout=0.0
+        vocab_size=257, d_model=16, num_layers=2, num_heads=2, context_length=64, dropout=dropout
     )
     model = Transformer(config).eval()
     with torch.no_grad():
@@ -148,6 +149,20 @@ def test_company_in_a_batch_changes_no_translation(monkeypatch: pytest.MonkeyPat
         assert alone.text == one.text
         assert [o.text for o in alone.others] == [o.text for o in one.others]
         assert alone.score == pytest.approx(one.score, abs=1e-4)
+
+
+def test_batches_side_by_side_change_no_translation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor does a model that is in training, and is so again when all of them are done."""
+    translator, search = random_translator(dropout=0.5)
+    translator.model.train()
+    monkeypatch.setattr("ensue.translator.BATCH_TOKENS", 1)
+    lines = [f"{'what is it ' * (i % 5)}{i}" for i in range(20)]
+    with torch_threads(1):
+        in_turn = list(translator.stream(lines, search))
+    with torch_threads(4):
+        at_once = list(translator.stream(lines, search))
+    assert at_once == in_turn
+    assert all(module.training for module in translator.model.modules())
 
 
 def test_the_next_best_come_in_their_order() -> None:

@@ -31,6 +31,7 @@ from ensue.models.custom import CustomConfig, has_width
 from ensue.planning import build_empty, count_parameters, fitted
 from ensue.runs import Run
 from ensue.tasks.recall import CHANCE, LAGS, TEST_ROWS, VOCAB_SIZE, Recall, recall_by_lag
+from ensue.threads import torch_threads
 from ensue.training.config import RunConfig, TrainConfig
 from ensue.training.loop import Loop
 from ensue.training.optim import usual_rates
@@ -189,7 +190,8 @@ def recall(
     # Up to 256 two of three RNNs recall all that an LSTM does. Up to 512 updates take 1.5 times as
     # long, and with as many fewer of them RNNs fall at lags 24 to 48, LSTMs at none.
     lags = tuple(lags) or LAGS
-    with _one_thread():
+    # On one core: models this small gain nothing from two, and lose where one is busy.
+    with torch_threads(1):
         return _recall(shapes, seeds, budget_seconds, steps, lags, tracker)
 
 
@@ -213,17 +215,6 @@ def _recall(
     progress = _Progress(tracker, len(shapes) * each * steps)
     found = [_probe(name, c, seeds, steps, lags, progress) for name, c in shapes.items()]
     return RecallResult(lags=lags, steps=steps, models=tuple(found))
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """Compute on one core: models this small gain nothing from two, and lose where one is busy."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _shape(config: Any, parameters: int) -> Any:

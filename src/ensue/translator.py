@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from itertools import islice, pairwise
 from typing import Any
 
@@ -25,6 +26,7 @@ from ensue.decoding.engine import device_of, encode, evaluating
 from ensue.decoding.search import Beam, Hypothesis, beam_search
 from ensue.errors import UsageError
 from ensue.nn.precision import precision
+from ensue.threads import side_by_side
 from ensue.tokenizers import Tokenizer
 
 CHUNK_LINES = 1024
@@ -94,11 +96,16 @@ class Sides:
     def bits(self, text: str, tokenizers: tuple[Tokenizer, Tokenizer]) -> tuple[float, float]:
         """Give the length of a text in a code for sources, and in one for targets."""
         lengths = []
-        for tokenizer, counts in zip(tokenizers, (self.src_counts, self.tgt_counts), strict=True):
-            smoothed = np.array(counts) + 0.5
+        for tokenizer, code in zip(tokenizers, self._codes, strict=True):
             ids, unspelt = tokenizer.encode_array(text)
-            lengths.append(float(-np.log2(smoothed[ids] / smoothed.sum()).sum()) + 8 * unspelt)
+            lengths.append(float(code[ids].sum()) + 8 * unspelt)
         return lengths[0], lengths[1]
+
+    @cached_property
+    def _codes(self) -> tuple[Float[np.ndarray, " V"], Float[np.ndarray, " W"]]:
+        """Give the bits of each id, in a source and in a target."""
+        src, tgt = (np.array(counts) + 0.5 for counts in (self.src_counts, self.tgt_counts))
+        return -np.log2(src / src.sum()), -np.log2(tgt / tgt.sum())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,8 +215,8 @@ class Translator:
             firsts: dict[tuple[int, ...], _Piece] = {}
             twins = [firsts.setdefault(tuple(piece.ids), piece) for piece in pieces]
             times = Counter(map(id, twins))
-            for batch in _batches(list(firsts.values()), search.num_beams):
-                self._search(batch, search)
+            batches = list(_batches(list(firsts.values()), search.num_beams))
+            for batch in self._searched(batches, search):
                 done += sum(times[id(piece)] for piece in batch)
                 if on_progress:
                     on_progress(done)
@@ -300,6 +307,12 @@ class Translator:
             if not text:
                 parts.append([])
         return [ids for ids in parts if ids]
+
+    def _searched(self, batches: list[list[_Piece]], search: Search) -> Iterator[list[_Piece]]:
+        """Search batches, giving each when it is done: on a processor several at once."""
+        workers = torch.get_num_threads() if device_of(self.model).type == "cpu" else 1
+        with evaluating(self.model):  # here: the first that is done would end it for the others
+            yield from side_by_side(lambda batch: self._search(batch, search), batches, workers)
 
     def _search(self, batch: list[_Piece], search: Search) -> None:
         for piece, found in zip(batch, self._found(batch, search, 0), strict=True):
