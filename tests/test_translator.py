@@ -20,7 +20,7 @@ from ensue.errors import UsageError
 from ensue.models.transformer import Transformer, TransformerConfig
 from ensue.threads import torch_threads
 from ensue.tokenizers.train import train_tokenizer
-from ensue.translator import Search, Sides, Translated, Translator, loops, sentences
+from ensue.translator import Search, Sides, Translated, Translator, loops, rejoined, sentences
 
 BYTES = train_tokenizer("byte", [])
 STUCK = "~"
@@ -223,6 +223,19 @@ def test_sentences_end_where_they_seem_to(text: str, count: int) -> None:
     found = sentences(text)
     assert len(found) == count
     assert "".join("".join(found).split()) == "".join(text.split())
+
+
+@pytest.mark.parametrize(
+    ("parts", "text"),
+    [
+        (["Good day.", "How are you?"], "Good day. How are you?"),
+        (["你好。", "他说「走吧！」", "今天很好"], "你好。他说「走吧！」今天很好"),
+        (["one", "", "two"], "one two"),
+        ([""], ""),
+    ],
+)
+def test_sentences_are_rejoined_as_their_script_is_written(parts: list[str], text: str) -> None:
+    assert rejoined(parts) == text
 
 
 def test_loops_are_counted() -> None:

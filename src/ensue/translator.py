@@ -382,7 +382,7 @@ class Translator:
         for rank in range(min(n_best, *(len(p.found) for p in pieces))):
             found = [p.found[rank] for p in pieces]
             texts = [self.tgt_tokenizer.decode(list(h.tokens)).strip() for h in found]
-            ranked.append((" ".join(texts), sum(h.score for h in found) / len(found)))
+            ranked.append((rejoined(texts), sum(h.score for h in found) / len(found)))
         others = tuple(Translated(source=line, text=t, score=s) for t, s in ranked[1:])
         text, score = ranked[0]
         return Translated(
@@ -436,6 +436,7 @@ _END = re.compile(
     r"""(?<=[.!?…؟।])["'”’»)\]]*\s+(?=["'“‘«(\[¿¡]*[^\W\d_a-z])"""  # an end, space, no small letter
     r"""|(?<=[。！？])["'”’」』）]*+(?![。！？])"""  # these need no space
 )
+_NO_SPACE = re.compile(r"""[。！？]["'”’」』）]*$""")
 
 
 def sentences(text: str) -> list[str]:
@@ -446,6 +447,12 @@ def sentences(text: str) -> list[str]:
     places = [0, *(m.end() for m in _END.finditer(text)), len(text)]
     parts = [text[a:b].strip() for a, b in pairwise(places)]
     return [part for part in parts if part]
+
+
+def rejoined(parts: Sequence[str]) -> str:
+    """Make one text of sentences: with spaces, but behind an end that needs none."""
+    spaced = (p if _NO_SPACE.search(p) else f"{p} " for p in parts if p)
+    return "".join(spaced).rstrip()
 
 
 def loops(tokens: Sequence[int]) -> int:
