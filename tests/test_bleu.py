@@ -63,6 +63,31 @@ def test_bins_by_length_hold_every_sentence_once() -> None:
     assert [(b.longest, b.sentences) for b in short.by_length] == [(5, 1)]
 
 
+@pytest.mark.parametrize(
+    ("reference", "said", "words"),
+    [
+        ("一只狗在草地上奔跑，旁边有一个男孩。", "一只狗在草地上奔跑，旁边有一个女孩。", "zh"),
+        ("犬が草原を走っている。", "犬が草原を走っています。", "char"),
+        ("สุนัขวิ่งบนสนามหญ้า", "สุนัขวิ่งบนสนาม", "char"),
+        ("A dog runs in 上海 today.", "A dog ran in 上海 today.", "13a"),
+    ],
+)
+def test_what_is_a_word_is_chosen_by_the_script(reference: str, said: str, words: str) -> None:
+    """By 13a a Chinese sentence is one word, and one wrong letter makes its BLEU zero."""
+    pytest.importorskip("sacrebleu")
+    score = score_translations([reference], [said], [reference])
+    assert f"tok:{words}" in score.measures[0].signature
+    assert f"tok:{words}" in score.measures[1].signature
+    assert words == "13a" or 0 < score.bleu < 100
+
+
+def test_sources_without_spaces_are_as_long_as_their_letters() -> None:
+    pytest.importorskip("sacrebleu")
+    sources = ["狗", "一只狗在草地上奔跑", "犬が草原を走っている、少年の隣で走っている"]
+    score = score_translations(sources, ["a"] * 3, ["a"] * 3)
+    assert [(b.longest, b.sentences) for b in score.by_length] == [(5, 1), (10, 1), (30, 1)]
+
+
 def test_the_bootstrap_tells_systems_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of two that say the same sacreBLEU itself gives the smallest p there is."""
     pytest.importorskip("sacrebleu")

@@ -233,6 +233,63 @@ def test_values_out_of_range_are_refused(options: dict[str, Any]) -> None:
         Talk(**options)
 
 
+LONG = "0123456789" * 200
+
+
+@EVERY
+@pytest.mark.parametrize("rerank", [1, 2])
+def test_a_turn_that_does_not_fit_is_kept_and_said(model: str, rerank: int) -> None:
+    """2,000 tokens: of a cut turn the reply is about its end, and nobody knew."""
+    chat = Chat(random_partner(model), Talk(rerank=rerank, seed=3))
+    assert chat.reply(LONG)
+    assert chat.last is not None
+    assert chat.last.notices == ("your turn has 2,000 tokens; the model reads the last 23",)
+    assert chat.history[0] == Turn("user", LONG)
+
+
+def test_what_is_read_of_a_long_turn_is_its_end_as_the_notice_says() -> None:
+    chat = echo()
+    chat.talk = Talk(no_repeat=0, max_new_tokens=100)
+    for said, read in ((LONG, 99), ("x" * 100, 99), ("y" * 99, 0)):
+        assert chat.reply(said) == said[-99:]
+        assert chat.last is not None
+        assert len(chat.last.notices) == bool(read)
+        assert all(f"the model reads the last {read}" in n for n in chat.last.notices)
+
+
+def mute(self: "Echo", hidden: Tensor) -> Tensor:
+    """Say nothing but that it is over."""
+    over = torch.full_like(hidden[..., 0].long(), BYTES.eos_id)
+    return 30.0 * F.one_hot(over, self.vocab_size).float()
+
+
+@pytest.mark.parametrize("rerank", [1, 2])
+def test_a_turn_without_a_reply_is_forgotten_and_that_is_said(
+    rerank: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was dropped in silence; kept, it would make two turns of one side in a row."""
+    chat = echo(system="be kind")
+    chat.reply("hello")
+    monkeypatch.setattr(Echo, "head", mute)
+    monkeypatch.setattr(Partner, "choose", lambda *args: args[2][0])
+    chat.talk = Talk(rerank=rerank)
+    assert chat.reply("are you there?") == ""
+    assert [turn.text for turn in chat.history] == ["be kind", "hello", "hello"]
+    assert chat.last is not None
+    (notice,) = chat.last.notices
+    assert "there is no reply, and your turn is forgotten" in notice
+
+
+def test_an_empty_reply_is_chosen_only_where_there_is_no_other() -> None:
+    """An end alone is short and fits well; in the data nobody says nothing."""
+    replies = [
+        Reply(text=text, tokens=(1,) * size, logprob=0.0, reason="stop")
+        for text, size in (("", 1), ("Yes.", 3))
+    ]
+    assert Told([-9.0], [-9.0]).choose([], replies, 1.0).text == "Yes."
+    assert Told([-1.0], [-9.0]).choose([], replies[:1], 1.0).text == ""
+
+
 # -- how varied replies are --------------------------------------------------------------------
 
 
@@ -351,6 +408,113 @@ def test_a_person_converses(
     assert spoken.history == []
     (saved,) = file.read_text().splitlines()
     assert [m["content"] for m in json.loads(saved)["messages"]] == ["again", "again"]
+
+
+def test_a_conversation_is_saved_only_where_training_finds_it(
+    spoken: Chat,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """By another name it would be trained on as plain text, braces and all."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "cut.jsonl").write_text('{"messages": []}')  # its last line has no end
+    names = ["talk.txt", "talk", "talk.json", "/", "a/b.jsonl", "~nobody-of-this-name/a.jsonl"]
+    names += ["cut.jsonl", "cut.jsonl", "CAPITALS.JSONL"]
+    typed(monkeypatch, ["hello", *(f"/save {name}" for name in names)])
+    assert main(["chat", "--run", "x"]) == 0
+    shown = capsys.readouterr()
+    assert shown.err.count("/save talk.jsonl") == 3
+    assert "/save talks.jsonl" in shown.err
+    assert "a/b.jsonl: No such file or directory" in shown.err
+    assert "~nobody-of-this-name/a.jsonl: " in shown.err
+    assert shown.err.count("2 turns added to") == 3
+    assert {path.name for path in tmp_path.iterdir()} == {"cut.jsonl", "CAPITALS.JSONL"}
+    rows = [json.loads(line) for line in (tmp_path / "cut.jsonl").read_text().splitlines()]
+    assert rows == [{"messages": []}, *[json.loads(spoken.to_json())] * 2]
+    assert is_talk("CAPITALS.JSONL")
+
+
+def test_what_became_of_a_turn_is_said_at_the_terminal_and_in_json(
+    spoken: Chat, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    as_stdin(monkeypatch, LONG)
+    assert main(["chat", "--run", "x", "--json"]) == 0
+    shown = capsys.readouterr()
+    long = "your turn has 2,000 tokens; the model reads the last 99"
+    assert json.loads(shown.out)["notices"] == [long]
+    assert f"note: {long}\n" in shown.err
+    assert "it was cut (max_new_tokens)" in shown.err
+    spoken.talk = Talk(no_repeat=0, max_new_tokens=2000)
+    as_stdin(monkeypatch, "y" * 200)
+    whole = Echo.head
+
+    def unending(self: Echo, hidden: Tensor) -> Tensor:
+        logits = whole(self, hidden)
+        logits[:, BYTES.eos_id] = -30.0
+        return logits
+
+    monkeypatch.setattr(Echo, "head", unending)
+    assert main(["chat", "--run", "x"]) == 0
+    assert "it was cut (the model writes 100 tokens at most)" in capsys.readouterr().err
+    monkeypatch.setattr(Echo, "head", mute)
+    typed(monkeypatch, ["are you there?"])
+    assert main(["chat", "--run", "x"]) == 0
+    shown = capsys.readouterr()
+    assert "bot: \n" in shown.out
+    assert "your turn is forgotten" in shown.err
+
+
+@pytest.mark.usefixtures("spoken")
+def test_ctrl_c_before_the_first_word_says_that_the_turn_is_forgotten(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(self: Echo, hidden: Tensor) -> Tensor:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Echo, "head", interrupted)
+    typed(monkeypatch, ["hello"])
+    assert main(["chat", "--run", "x"]) == 0
+    shown = capsys.readouterr()
+    assert "bot:  … (stopped)\n" in shown.out
+    assert "your turn is forgotten" in shown.err
+
+
+@pytest.mark.usefixtures("spoken")
+def test_a_pipe_that_is_not_text_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"Gr\xfc\xdfe\n"), "utf-8"))
+    assert main(["chat", "--run", "x"]) == 3
+    assert "standard input is not UTF-8" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("argv", "what", "first_word"),
+    [
+        (["How are you?"], "there is no run How are you?", True),
+        (["How are you? " * 30], "there is no run How are you? ", True),
+        (["--run", "talk", "How are you?"], "there is no run talk", False),
+        ([], "there is no run in runs", False),
+    ],
+)
+def test_what_is_no_run_is_answered_with_how_to_talk(
+    argv: list[str],
+    what: str,
+    first_word: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The first thing that many type is a greeting; a run of book.txt would not answer it."""
+    monkeypatch.chdir(tmp_path)
+    assert main(["chat", *argv]) == 4
+    error = capsys.readouterr().err
+    assert what in error
+    assert "ensue train dialogues.jsonl" in error
+    assert "book.txt" not in error
+    said = "The first word names a run; the conversation is typed or piped afterwards"
+    assert (said in error) == first_word
 
 
 def test_ctrl_c_cuts_a_reply_and_not_the_conversation(

@@ -130,6 +130,7 @@ BAD = [
     (["train", "BOOK", "--train.optimizer", "adam"], 2, "did you mean 'adamw'"),
     (["train", "no/such/file.txt"], 3, "no such file"),
     (["train", "recipe.toml"], 2, "no such file"),
+    (["compare", "recipe.toml"], 2, "a recipe of one model"),
     (["generate", "no-run", "hi"], 4, "there is no run"),
     (["evaluate", "no-run"], 4, "there is no run"),
     (["data", "get", "shakspeare"], 2, "did you mean 'shakespeare'"),

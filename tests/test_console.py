@@ -90,6 +90,19 @@ def test_without_a_terminal_there_are_a_few_plain_lines():
     assert "score   2.1132 bits per byte on valid" in lines
 
 
+def test_sentences_are_never_bytes():
+    """Of 20,000 lines "12 kB of 20 kB" were translated."""
+    log = io.StringIO()
+    with Console(log) as console:
+        console.counted("translating lines", 12_000, 20_000)
+        console.counted("translating lines of a pipe", 12_000, 0)
+        console.progress("reading", 12_000, 20_000)
+    lines = log.getvalue().splitlines()
+    assert "12,000 of 20,000" in lines[0]
+    assert "12,000" in lines[1]
+    assert "kB of" in lines[2]
+
+
 def test_a_long_run_says_something_every_minute_but_not_more():
     """A watchdog kills what is silent for ten minutes; nobody reads 3,600 lines."""
     log, clock = io.StringIO(), Clock()

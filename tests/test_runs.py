@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from ensue import files
 from ensue.errors import DataError, DiskFullError, EnsueError, RunError, UsageError
-from ensue.runs import Run, new_run_path, newest_run
+from ensue.runs import NoRunError, Run, new_run_path, newest_run, stem_of
 from ensue.weights import load_weights, read_header, save_weights
 
 
@@ -133,6 +133,23 @@ def test_open_says_what_is_wrong(tmp_path, run):
     (tmp_path / "empty").mkdir()
     with pytest.raises(RunError, match="is not a run"):
         Run.open(tmp_path / "empty")
+
+
+def test_what_the_system_will_not_look_at_is_refused_with_our_error(tmp_path, monkeypatch):
+    """A text typed in the place of a run is too long a name: every command but one crashed."""
+    long = "a" * 300
+    for path in (long, tmp_path / long, tmp_path / long / "run"):
+        with pytest.raises(NoRunError, match=r"there is no run .* …: the name is too long"):
+            Run.open(path)
+    with pytest.raises(EnsueError, match="cannot write"):
+        Run.create(tmp_path / long)
+
+    def denied(self: Path) -> bool:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "exists", denied)
+    with pytest.raises(RunError, match="run cannot be opened as a run: Permission denied"):
+        Run.open("run")
 
 
 def test_a_half_copied_run_says_which_part_lacks(run):
@@ -377,3 +394,20 @@ def test_torch_is_not_imported_with_the_run_folder():
     """`import ensue` and `ensue --help` must answer at once."""
     code = "import ensue.runs, sys; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    ("source", "stem"),
+    [
+        ("book.txt", "book"),
+        ("-", ""),
+        ("", ""),
+        ("multi30k/train.de.gz", "multi30k"),
+        ("/cache/sets/dates/train.tsv", "dates"),
+        ("train.de", "train"),
+        ("texts/", "texts"),
+    ],
+)
+def test_a_run_is_called_after_its_data(source: str, stem: str) -> None:
+    """All public sets have a file called train: their runs had one name."""
+    assert stem_of(source) == stem

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from contextvars import ContextVar
 
 import pytest
 import torch
@@ -22,6 +23,16 @@ def test_each_is_worked_on_once_with_its_share_of_threads() -> None:
         assert sorted(side_by_side(work, range(6), 2)) == list(range(6))
         assert sorted(seen) == [(i, 2) for i in range(6)]
         assert torch.get_num_threads() == 4
+
+
+def test_what_is_set_around_it_holds_inside() -> None:
+    """A context such as `capture`, set by the caller, was not known to the other threads."""
+    tapped: ContextVar[str] = ContextVar("tapped", default="nothing")
+    seen: list[str] = []
+    tapped.set("all")
+    with torch_threads(2):
+        list(side_by_side(lambda item: seen.append(tapped.get()), range(3), 2))
+    assert seen == ["all"] * 3
 
 
 @pytest.mark.parametrize(("items", "workers"), [(1, 4), (3, 1), (0, 4)])

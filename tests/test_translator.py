@@ -16,11 +16,21 @@ from torch import Tensor
 from ensue import api
 from ensue.cli import main
 from ensue.commands import parse_train
+from ensue.commands.translate import run_and_texts
 from ensue.errors import UsageError
 from ensue.models.transformer import Transformer, TransformerConfig
 from ensue.threads import torch_threads
 from ensue.tokenizers.train import train_tokenizer
-from ensue.translator import Search, Sides, Translated, Translator, loops, rejoined, sentences
+from ensue.translator import (
+    FIRST_LINES,
+    Search,
+    Sides,
+    Translated,
+    Translator,
+    loops,
+    rejoined,
+    sentences,
+)
 
 BYTES = train_tokenizer("byte", [])
 STUCK = "~"
@@ -66,6 +76,19 @@ class Copies:
         logits = 30.0 * F.one_hot(hidden[..., 0].long(), self.vocab_size)
         logits[..., BYTES.eos_id] += 10.0
         return logits
+
+
+class Keeps(Copies):
+    """Writes no more than the first letters of the source."""
+
+    def __init__(self, kept: int) -> None:
+        super().__init__()
+        self.kept = kept
+
+    def encode(self, tokens: Tensor, length: Tensor) -> Source:
+        tokens = tokens.clone()
+        tokens[:, self.kept :] = BYTES.eos_id
+        return super().encode(tokens, length.clamp(max=self.kept + 1))
 
 
 def copier(max_tokens: int = 200) -> Translator:
@@ -190,6 +213,7 @@ def test_long_lines_are_cut_into_sentences_and_rejoined() -> None:
     (one,) = translator.stream([LONG], Search(num_beams=1))
     assert one.text == LONG
     assert any("was cut: 59 are the most" in n for n in one.notices)
+    assert any("it was taken in 8 parts" in n for n in one.notices)
     short = copier(max_tokens=len(LONG) + 1)
     (whole,) = short.stream([LONG], Search(num_beams=1))
     assert whole.text == LONG
@@ -225,6 +249,45 @@ def test_sentences_end_where_they_seem_to(text: str, count: int) -> None:
     assert "".join("".join(found).split()) == "".join(text.split())
 
 
+def test_a_reader_sees_something_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a file of 1,000 lines nothing would appear before the last one is searched."""
+    read: list[int] = []
+
+    def lines() -> Any:
+        for i in range(1000):
+            read.append(i)
+            yield f"line {i}"
+
+    stream = copier().stream(lines(), Search(num_beams=1))
+    assert next(stream).text == "line 0"
+    assert len(read) == FIRST_LINES < 100
+    assert [one.text for one in stream] == [f"line {i}" for i in range(1, 1000)]
+
+
+def test_a_translation_that_lacks_most_of_its_source_is_reported() -> None:
+    """An empty line in the output looks like a blank one in the input."""
+    some = tuple([1] * BYTES.vocab_size)
+    sides = Sides(src_counts=some, tgt_counts=some, ratio=1.0, room=5)
+    said = {}
+    for kept in (0, 5, 6):
+        translator = Translator(Keeps(kept), BYTES, BYTES, 200, sides)
+        (one,) = translator.stream(["nineteen letters ok"], Search(num_beams=1))
+        assert len(one.text) == kept
+        said[kept] = one.notices
+    assert said[0] == ("nothing was written for it",)
+    assert said[5] == ("its translation has 5 tokens, where 20 are usual",)
+    assert said[6] == ()
+    (short,) = Translator(Keeps(1), BYTES, BYTES, 200, sides).stream(["a few"])
+    assert short.notices == ()
+
+
+def test_a_limit_of_the_users_own_is_no_loop() -> None:
+    """Where a target was to be half as long as usual, every line was searched a second time."""
+    translator = Translator(Copies(), BYTES, BYTES, 200)
+    (one,) = translator.stream(["abc def " * 8], Search(num_beams=1, max_ratio=0.1))
+    assert one.notices == ("it has no end: it was cut",)
+
+
 @pytest.mark.parametrize(
     ("parts", "text"),
     [
@@ -249,7 +312,7 @@ def test_loops_are_repaired_and_reported() -> None:
     lines = ["fine", f"stuck{STUCK} here", "fine too"]
     got = list(copier().stream(lines))
     assert [one.text for one in got] == ["fine", f"stuck{STUCK * 3}", "fine too"]
-    assert got[1].notices == ("it ran into a loop, and was searched again without one",)
+    assert got[1].notices == ("it ran into a loop, and was searched again without repetitions",)
     assert not got[0].notices
     assert not got[2].notices
 
@@ -401,6 +464,30 @@ def test_a_run_translates_and_is_scored(
     assert "each target given its source" in capsys.readouterr().out
 
 
+def test_what_a_reader_should_know_of_lines_is_said_once_where_they_are_scored(
+    runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exchanged files had a BLEU near zero, and nobody said why."""
+    pytest.importorskip("sacrebleu")
+    for side, row in (("src", "zwei \N{SNOWMAN} {}"), ("ref", "zwei {}!")):
+        text = "".join(row.format(i) + "\n" for i in range(5))
+        (tmp_path / side).write_text(text, encoding="utf-8")
+    files = ["--src", str(tmp_path / "src"), "--ref", str(tmp_path / "ref")]
+    assert main(["evaluate", str(runs["translate"]), *files, "--num-beams", "1"]) == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert said.count("cannot spell") == 1
+    assert "line 1: the tokenizer cannot spell 3 bytes of it, and 4 lines more like it" in said
+
+
+@pytest.mark.parametrize("flag", ["--num-beams 2", "--rerank 3", "--contexts 9", "--n-best 2"])
+def test_flags_that_would_not_be_heeded_are_refused(
+    runs: dict[str, Path], flag: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for run in runs.values():
+        assert main(["evaluate", str(run), *flag.split()]) == 2
+        assert flag.split()[0] in capsys.readouterr().err
+
+
 MISUSED = [
     (["translate", "LM", "text"], "ensue generate"),
     (["generate", "TR", "text"], "ensue translate"),
@@ -476,6 +563,18 @@ def test_scores_and_the_next_best(capsys: pytest.CaptureFixture[str]) -> None:
     assert [row[0] for row in rows] == ["1", "1"]  # of the line they translate
     assert rows[0][2] == "one"
     assert float(rows[0][1]) > float(rows[1][1])
+
+
+def test_a_misspelt_run_is_no_text(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """`cat file | ensue translate runs/typo` wrote the translation of "runs/typo"."""
+    (tmp_path / "page.txt").write_text("one\n", encoding="utf-8")
+    for words in ([f"{tmp_path}/typo"], ["typo", "--file", f"{tmp_path}/page.txt"]):
+        assert main(["translate", *words]) != 0
+        assert "there is no run" in capsys.readouterr().err
+    assert run_and_texts(["and/or"], "", "") == ("", ["and/or"])
+    assert run_and_texts(["x/" * 3000], "", "") == ("", ["x/" * 3000])
+    assert run_and_texts(["run", "text"], "", "") == ("run", ["text"])
+    assert run_and_texts(["run"], "", "page.txt") == ("run", [])
 
 
 def as_stdin(monkeypatch: pytest.MonkeyPatch, text: str, tty: bool = False) -> None:

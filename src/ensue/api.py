@@ -7,6 +7,7 @@
 import inspect
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -474,15 +475,33 @@ def evaluate_translations(
     translators = [load_translator(one, verb="evaluate") for one in named]
     pairs = list(read_pair_files(str(src), str(ref)))
     sources, references = [p.src for p in pairs], [p.tgt for p in pairs]
+    tracker = tracker or Tracker()
 
     def told(done: int) -> None:
-        (tracker or Tracker()).progress("translating", done, len(sources))
+        tracker.counted("translating", done, len(sources))
 
     texts = []
     for translator in translators:
-        lines = translator.stream(sources, search, on_progress=told)
+        lines = list(translator.stream(sources, search, on_progress=told))
         texts.append([line.text for line in lines])
+        whose = f"{translator.card['run']}, " if against else ""
+        for notice in _summed([line.notices for line in lines]):
+            tracker.notice(whose + notice)
     return score_translations(sources, texts[0], references, *texts[1:])
+
+
+def _summed(notices: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Say once what is said of several lines: how often, and of which first."""
+    lines: dict[str, list[int]] = {}
+    said: dict[str, str] = {}
+    for number, some in enumerate(notices, 1):
+        for notice in some:
+            kind = re.sub(r"[\d,]+", "", notice)
+            said.setdefault(kind, notice)
+            lines.setdefault(kind, []).append(number)
+    for kind, where in lines.items():
+        more = f", and {len(where) - 1:,} lines more like it" if len(where) > 1 else ""
+        yield f"line {where[0]:,}: {said[kind]}{more}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -529,11 +548,11 @@ def evaluate_chat(
         raise UsageError(f"contexts is {contexts}; it must be 0 (none) or more")
     opened, plan = open_run(run, "chat", "evaluate")
     partner = _partner(opened, plan)
-    pairs = _replies(opened, plan, partner, sources)
+    tracker = tracker or Tracker()
+    pairs = _replies(opened, plan, partner, sources, tracker)
     score = score_replies(partner.model, plan.config.model, pairs, partner.tokenizer)
     rows = np.linspace(0, len(pairs) - 1, min(contexts, len(pairs))).astype(int).tolist()
-    talk = talk or Talk(rerank=10)
-    beam, tracker = beam or Beam(), tracker or Tracker()
+    talk, beam = talk or Talk(rerank=10), beam or Beam()
     ways = _ways(partner, pairs, rows, talk, beam, tracker) if rows else {}
     return ChatScore(
         score=replace(score, split=", ".join(sources) or "valid"),
@@ -545,17 +564,28 @@ def evaluate_chat(
     )
 
 
-def _replies(run: Run, plan: Plan, partner: Partner, sources: Sequence[str]) -> PairTokens:
+def _replies(
+    run: Run, plan: Plan, partner: Partner, sources: Sequence[str], tracker: Tracker
+) -> PairTokens:
     """Give the replies to score with their contexts: the named ones, or the run's own."""
     config = frozen(plan.config, run)
     if sources:
         data = replace(config.data, sources=tuple(sources), valid=())
-        tokens, _ = tokenise_dialogues(data, partner.tokenizer, load_tokenizer)
-        return pairs_of(tokens, partner.max_turns, partner.most)
-    material = read_data(config, start_env("cpu"), Tracker())
-    assert isinstance(material, Dialogues)
-    _check_same(material.valid_text, plan)
-    return material.splits(config.model)[1]
+        dialogues, notes = tokenise_dialogues(data, partner.tokenizer, load_tokenizer)
+        for note in notes:
+            tracker.notice(note)
+        pairs = pairs_of(dialogues, partner.max_turns, partner.most)
+    else:
+        material = read_data(config, start_env("cpu"), Tracker())
+        assert isinstance(material, Dialogues)
+        _check_same(material.valid_text, plan)
+        dialogues, pairs = material.dialogues.valid, material.splits(config.model)[1]
+    if left_out := len(dialogues.replies) - len(pairs):
+        tracker.notice(
+            f"{left_out:,} of {len(dialogues.replies):,} replies are not scored: they have more"
+            f" than {partner.most} tokens"
+        )
+    return pairs
 
 
 ANSWERED = 25
@@ -573,7 +603,7 @@ def _ways(
     people = [partner.tokenizer.decode(pairs.tgt_ids(row)) for row in rows]
     texts: dict[str, list[str]] = {"likeliest": [], "drawn": [], "reranked": []}
     for first in range(0, len(rows), ANSWERED):
-        tracker.progress("answering contexts", first, len(rows))
+        tracker.counted("answering contexts", first, len(rows))
         some = rows[first : first + ANSWERED]
         contexts = [pairs.src_ids(row) for row in some]
         seeds = [derive_seed(talk.seed, row + 1) for row in some]
@@ -582,7 +612,7 @@ def _ways(
         texts["drawn"] += [replies[0].text for replies in drawn]
         for context, replies in zip(contexts, drawn, strict=True):
             texts["reranked"].append(partner.choose(context, replies, talk.weight).text)
-    tracker.progress("answering contexts", len(rows), len(rows))
+    tracker.counted("answering contexts", len(rows), len(rows))
     if talk.rerank == 1:
         del texts["reranked"]
     return {name: diversity(one, people) for name, one in {"people": people, **texts}.items()}

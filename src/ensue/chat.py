@@ -106,6 +106,18 @@ class Partner:
         """Give the ids of a turn with its end; white space as in training."""
         return [*self.tokenizer.encode(" ".join(text.split())), self.tokenizer.eos_id]
 
+    def unread(self, text: str) -> list[str]:
+        """Say what of a turn the model cannot read: what does not fit, and what it cannot spell."""
+        ids, unspelt = self.tokenizer.encode_array(" ".join(text.split()))
+        said = []
+        if len(ids) >= self.most:  # the end of the turn takes a place
+            said.append(
+                f"your turn has {len(ids):,} tokens; the model reads the last {self.most - 1:,}"
+            )
+        if unspelt:
+            said.append(f"the tokenizer cannot spell {unspelt:,} bytes of what you said")
+        return said
+
     def context(self, turns: Sequence[str]) -> list[int]:
         """Give the context of what comes after some turns."""
         last = turns[-self.max_turns :]
@@ -260,7 +272,11 @@ class Partner:
         return contexts
 
     def choose(self, context: Sequence[int], replies: Sequence[Reply], weight: float) -> Reply:
-        """Give the reply that fits this context best; see the module for the score."""
+        """Give the reply that fits this context best; see the module for the score.
+
+        An empty one is given only where all are: in the training data nobody says nothing.
+        """
+        replies = [reply for reply in replies if reply.text] or replies
         texts = [reply.tokens for reply in replies]
         (here,) = self.logprobs([context], texts)
         anywhere = torch.tensor(self.logprobs(self.usual, texts)).logsumexp(dim=0)
@@ -359,15 +375,19 @@ class Chat:
         return context, derive_seed(self.talk.seed, self._asked)
 
     def _answers(self, reply: Reply) -> None:
-        """Put the answer down; where there is none, nothing was asked."""
-        asked = self.history[-1].text
-        _, unspelt = self.partner.tokenizer.encode_array(asked)
-        notices = [f"the tokenizer cannot spell {unspelt:,} bytes of what you said"]
-        self.last = replace(reply, notices=tuple(notices[: bool(unspelt)]))
+        """Put the answer down; where there is none, nothing was asked, and that is said.
+
+        Two turns of the user in a row stand in no training data: such dialogues are left out.
+        """
+        notices = self.partner.unread(self.history[-1].text)
         if reply.text:
             self.history.append(Turn(ASSISTANT, reply.text))
         else:
             self.history.pop()
+            notices.append(
+                "there is no reply, and your turn is forgotten: say it again or in other words"
+            )
+        self.last = replace(reply, notices=tuple(notices))
 
     def undo(self) -> bool:
         """Forget the last turn of the user and what came after; false where there is none."""

@@ -25,7 +25,11 @@ def demo(argv: Sequence[str]) -> None:
 
 
 def train(argv: Sequence[str]) -> None:
-    """Train a model on your own text, or go on with a run that was stopped."""
+    """Train a model on your own text, or go on with a run that was stopped.
+
+    The flags below are those of a text. Of pairs: ensue train --task translate --help; of
+    dialogues: ensue train --task chat --help; of a model: ensue train --model lstm --help.
+    """
     from ensue.commands import parse_train, run_train
 
     config, out = parse_train(argv, train.__doc__)
@@ -33,7 +37,10 @@ def train(argv: Sequence[str]) -> None:
 
 
 def compare(argv: Sequence[str]) -> None:
-    """Train several models at an equal cost, and keep the winner and the evidence."""
+    """Train several models at an equal cost, and keep the winner and the evidence.
+
+    The flags below are those of a text. Of pairs: ensue compare --task translate --help.
+    """
     from ensue.commands.compare import parse_compare, run_compare
 
     run_compare(parse_compare(argv, compare.__doc__), _console())
@@ -71,7 +78,7 @@ def chat(argv: Sequence[str]) -> None:
 
 
 def evaluate(argv: Sequence[str]) -> None:
-    """Score a run on a text: bits per byte."""
+    """Score a run: bits per byte; of translations BLEU, chrF and TER; of replies their variety."""
     from ensue.commands import EvaluateArgs, parse, run_evaluate
 
     run_evaluate(parse(EvaluateArgs, argv, "evaluate", evaluate.__doc__), _console())

@@ -101,11 +101,20 @@ class Console(Tracker):
 
     def progress(self, what: str, done: int, total: int) -> None:
         """Show how far a preparation is; a total of zero: nobody knows."""
+        self._progress(what, done, total, _amount)
+
+    def counted(self, what: str, done: int, total: int) -> None:
+        """Show the same of things, which are never bytes."""
+        self._progress(what, done, total, _count)
+
+    def _progress(
+        self, what: str, done: int, total: int, amount: Callable[[int, int], str]
+    ) -> None:
         if what != self._what:
             self._what, self._begun, self._printed = what, self._clock(), (-1e9, -1)
             self._pace.clear()
         share = min(1.0, done / total) if total > 0 else 0.0
-        amounts = [_amount(done, total)] if total > 0 else [_amount(done, 0)] if done else []
+        amounts = [amount(done, max(0, total))] if total > 0 or done else []
         self._show(Text(visible(what), "bold"), share, done, total, amounts)
         if 0 < total <= done:  # results may come next, on the same terminal
             self.close()
@@ -263,10 +272,14 @@ def _line(title: Text, share: float | None, parts: list[str], width: int) -> Tab
     return line
 
 
+def _count(done: int, total: int) -> str:
+    return f"{done:,} of {total:,}" if total else f"{done:,}"
+
+
 def _amount(done: int, total: int) -> str:
     """Large numbers are bytes: nothing else that is counted before a run reaches 10,000."""
     if max(done, total) < 10_000:
-        return f"{done:,} of {total:,}" if total else f"{done:,}"
+        return _count(done, total)
     return f"{size(done)} of {size(total)}" if total else size(done)
 
 

@@ -14,6 +14,7 @@ Every part is written here or through `ensue.files`, so that none is ever half t
 """
 
 import contextlib
+import errno
 import json
 import math
 import os
@@ -108,20 +109,21 @@ class Run:
         Raises:
             UsageError: The folder holds something else.
             RunError: It is a run that cannot be used.
+            EnsueError: The system refuses it.
         """
         run = cls(Path(path))
-        if cls.exists(run.path):
-            return cls.open(run.path)
-        if run.path.exists() and not run.path.is_dir():
-            raise UsageError(f"{run.path} is a file", "Name a folder for the run: --out RUN")
-        if run.path.is_dir():
-            remove_temporaries(run.path)  # killed before the marker was in place
-            if any(run.path.iterdir()):
-                raise UsageError(
-                    f"{run.path} is not empty and is not a run",
-                    "Name another folder for the run: --out RUN",
-                )
-        with writing(run.path, 0):
+        with writing(run.path, 0):  # even a look at it fails where its name is too long
+            if cls.exists(run.path):
+                return cls.open(run.path)
+            if run.path.exists() and not run.path.is_dir():
+                raise UsageError(f"{run.path} is a file", "Name a folder for the run: --out RUN")
+            if run.path.is_dir():
+                remove_temporaries(run.path)  # killed before the marker was in place
+                if any(run.path.iterdir()):
+                    raise UsageError(
+                        f"{run.path} is not empty and is not a run",
+                        "Name another folder for the run: --out RUN",
+                    )
             run.path.mkdir(parents=True, exist_ok=True)
             fsync_dir(run.path.parent)
         write_json(run._marker, {"format": FORMAT, "kind": KIND, "parts": []})
@@ -132,24 +134,39 @@ class Run:
         """Open an existing run.
 
         Raises:
-            RunError: Missing, a file, not a run, half-copied, or from a newer version.
+            NoRunError: There is none of that name.
+            RunError: A file, not a run, half-copied, from a newer version, or not to be read.
         """
         run = cls(Path(path))
-        if not run.path.exists():
-            siblings = [found.path.name for found in _runs_in(run.path.parent)]
+        try:
+            run._check()
+        except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:  # a text in the place of the run
+                raise NoRunError(
+                    f"there is no run {str(path)[:60]} …: the name is too long for a folder",
+                    "The run comes first, then the text, each in quotes.",
+                ) from None
             raise RunError(
-                f"there is no run {run.path}{nearest(run.path.name, siblings)}",
+                f"{path} cannot be opened as a run: {error.strerror}", "Check its permissions."
+            ) from None
+        return run
+
+    def _check(self) -> None:
+        """Refuse what is no whole run."""
+        if not self.path.exists():
+            siblings = [found.path.name for found in _runs_in(self.path.parent)]
+            raise NoRunError(
+                f"there is no run {self.path}{nearest(self.path.name, siblings)}",
                 "Train one first: ensue train book.txt",
             )
-        if not run.path.is_dir():
-            raise RunError(f"{run.path} is a file; a run is a folder")
-        missing = [part for part in run._read_parts() if not (run.path / part).exists()]
+        if not self.path.is_dir():
+            raise RunError(f"{self.path} is a file; a run is a folder")
+        missing = [part for part in self._read_parts() if not (self.path / part).exists()]
         if missing:
             raise RunError(
-                f"{run.path} is half-copied: it lacks {', '.join(missing)}",
+                f"{self.path} is half-copied: it lacks {', '.join(missing)}",
                 "Copy the whole folder again from where it was trained.",
             )
-        return run
 
     @staticmethod
     def exists(path: Path | str) -> bool:
@@ -276,6 +293,10 @@ class Run:
             yield
 
 
+class NoRunError(RunError):
+    """There is no run of that name, or none at all."""
+
+
 class HeldError(RunError):
     """Another process is at work in this folder."""
 
@@ -355,17 +376,24 @@ def newest_run(root: Path | str = "runs") -> Run:
     """Find the run that was worked on last, among the folders in `root`.
 
     Raises:
-        RunError: There is none.
+        NoRunError: There is none.
     """
     runs = _runs_in(Path(root))
     if not runs:
-        raise RunError(f"there is no run in {root}", "Train one first: ensue train book.txt")
+        raise NoRunError(f"there is no run in {root}", "Train one first: ensue train book.txt")
     return Run.open(max(runs, key=_last_worked_on).path)
 
 
 def _last_worked_on(run: Run) -> tuple[float, str]:
     marks = (run._marker, run.plan_path, run.metrics_path, run.weights_path)
     return max(mark.stat().st_mtime for mark in marks if mark.exists()), run.path.name
+
+
+def stem_of(source: str) -> str:
+    """Give what runs are called after: ``book`` of book.txt, ``dates`` of dates/train.tsv."""
+    path = Path(source)
+    stem = path.name.split(".")[0].strip("-")
+    return path.parent.name if stem == "train" and path.parent.name else stem
 
 
 def new_run_path(stem: str, root: Path | str = "runs") -> Path:

@@ -44,6 +44,7 @@ from torch import Tensor
 from ensue.decoding.decoder import Decoder
 from ensue.decoding.engine import Event, device_of, evaluating, generate
 from ensue.decoding.logits import Sampling
+from ensue.decoding.search import Beam, Hypothesis, beam_search
 from ensue.errors import EnsueError, UsageError
 from ensue.models import step_of
 from ensue.models.custom import ANY_VOCABULARY, CustomConfig
@@ -52,13 +53,15 @@ from ensue.nn.state import join_rows, select_rows
 ROWS = 3
 SOURCE = 5
 """Tokens of the source that an encoder-decoder is told."""
+BEAM = Beam(num_beams=4, n_best=4)
+"""How each row is searched."""
 
 
 class LawError(EnsueError, AssertionError):
     """A decoder breaks one of the laws.
 
     Args:
-        law: Its name: contract, state, causal, rows, split, ragged or seed.
+        law: Its name: contract, state, causal, rows, split, ragged, seed or beam.
         what: What was seen, on the smallest example that shows it.
         hint: What usually causes it.
     """
@@ -73,8 +76,8 @@ def check_laws(decoder: object, *, seed: int = 0, steps: int = 12, tolerance: fl
     """Check that a decoder keeps the laws of `ensue.decoding.decoder`; silent when it does.
 
     In this order, a mistake is found by the law it breaks: contract, state (nothing is kept
-    on the module, and `select_rows` gives copies), causal, rows, split, ragged, seed. Dropout is
-    off meanwhile. A layer with weights of zero keeps every law: check a model with random ones.
+    on the module, and `select_rows` gives copies), causal, rows, split, ragged, seed, beam. Dropout
+    is off meanwhile. A layer with weights of zero keeps every law: check a model with random ones.
 
     Args:
         decoder: The model, not its class; on any device.
@@ -147,25 +150,32 @@ def _as_decoder(decoder: object) -> Decoder:
 
 
 class _Told:
-    """An encoder-decoder that was told a source, the same in every row: a decoder like others."""
+    """An encoder-decoder that was told a source, the same in every row: a decoder like others.
+
+    Where rows are given their own memories, they were told these.
+    """
 
     def __init__(self, model: Any, seed: int) -> None:
         self.model, self.vocab_size, self.max_length = model, model.vocab_size, model.max_length
         self.head, self.parameters = model.head, model.parameters
         entries = model.config.src_vocab_size or model.vocab_size
         generator = torch.Generator().manual_seed(seed)
-        self.source = torch.randint(entries, (1, SOURCE), generator=generator)
+        self.sources = torch.randint(entries, (ROWS, SOURCE), generator=generator)
 
     def memory(self, rows: int) -> Any:
-        """Encode the source, once for each row."""
+        """Encode the first source, once for each row."""
+        return self.memory_of([0] * rows, [SOURCE] * rows)
+
+    def memory_of(self, sources: Sequence[int], lengths: Sequence[int]) -> Any:
+        """Encode so many tokens of each of these sources."""
         device = device_of(self.model)
-        length = torch.full((rows,), SOURCE, device=device)
+        tokens = self.sources[list(sources), : max(lengths)].to(device)
         with evaluating(self.model):
-            return self.model.encode(self.source.to(device).expand(rows, -1), length)
+            return self.model.encode(tokens, torch.tensor(lengths, device=device))
 
     def init_state(self, rows: int, memory: Any = None) -> Any:
         """Start after the source."""
-        return self.model.init_state(rows, self.memory(rows))
+        return self.model.init_state(rows, self.memory(rows) if memory is None else memory)
 
     def __call__(self, tokens: Tensor, state: Any = None) -> tuple[Tensor, Any]:
         """Go on, or start fresh as in training."""
@@ -435,6 +445,44 @@ def _agree(mine: list[Event], alone: list[Event], tolerance: float) -> bool:
     )
 
 
+def _beam(trial: _Trial, n: int) -> str:
+    """The score of a beam is that of its tokens, read in one call as in training.
+
+    Rows are searched together, told sources of different lengths where there are any, and end one
+    after another; none of them reads more than n tokens.
+    """
+    prompts = trial.tokens[:, : (n + 1) // 2]
+    most = [n + 1 - prompts.shape[1]] * (ROWS - 1) + [1]
+    memory: Any = None
+    alone: list[Any] = [None] * ROWS
+    if isinstance(trial.decoder, _Told):
+        lengths = [SOURCE, 1, (SOURCE + 1) // 2]
+        memory = trial.decoder.memory_of(range(ROWS), lengths)
+        alone = [trial.decoder.memory_of([i], [k]) for i, k in enumerate(lengths)]
+    found = beam_search(trial.decoder, prompts, memory, BEAM, stop_id=0, most=most)
+    for i, hypothesis in ((i, one) for i, some in enumerate(found) for one in some):
+        expected = _logprob(trial, prompts[i], hypothesis, alone[i])
+        off = abs(hypothesis.logprob - expected)
+        # as of `_agree`, for each token; "not <=" as of `gap`
+        if not off <= 10 * trial.tolerance * max(len(hypothesis.tokens), -expected):
+            return (
+                f"{BEAM.num_beams} beams go on from the first {prompts.shape[1]} of row {i} with"
+                f" {list(hypothesis.tokens)}, at a log probability of {hypothesis.logprob:.6f};"
+                f" read at once these have {expected:.6f}"
+            )
+    return ""
+
+
+def _logprob(
+    trial: _Trial, prompt: Int[Tensor, " P"], hypothesis: Hypothesis, memory: Any
+) -> float:
+    """Score a row's continuation alone, in one call without a state."""
+    written = prompt.new_tensor(hypothesis.tokens)
+    logits, _ = trial.read(torch.cat([prompt, written[:-1]])[None], memory)
+    logprobs = logits[0, len(prompt) - 1 :].log_softmax(dim=-1, dtype=torch.float32)
+    return float(logprobs.gather(1, written[:, None]).sum())
+
+
 LAWS: tuple[tuple[str, Callable[[_Trial, int], str], str], ...] = (
     ("state", _state, "Keep nothing on the module between calls: all memory is in the state."),
     ("causal", _causal, "A position may look at itself and at earlier ones: see the mask."),
@@ -447,4 +495,10 @@ LAWS: tuple[tuple[str, Callable[[_Trial, int], str], str], ...] = (
         "its length masked?",
     ),
     ("seed", _seed, "Does anything in the model draw random numbers, or depend on the batch?"),
+    (
+        "beam",
+        _beam,
+        "Rows of a state are repeated, one behind another, and those that are beams of one source "
+        "share it: does each find its own (see `ensue.nn.state.SOURCE`)?",
+    ),
 )

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
+from contextvars import copy_context
 from typing import TypeVar
 
 import torch
@@ -41,7 +42,7 @@ def side_by_side(work: Callable[[T], object], items: Sequence[T], workers: int) 
         return
     each = max(1, torch.get_num_threads() // workers)
     with torch_threads(each), ThreadPoolExecutor(workers) as pool:
-        begun = {pool.submit(work, item): item for item in items}
+        begun = {pool.submit(copy_context().run, work, item): item for item in items}
         try:
             for one in as_completed(begun):
                 one.result()

@@ -21,7 +21,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ensue.data.pairs import PairTokens
+from ensue.data.pairs import SHORT, PairTokens
 from ensue.decoding.engine import device_of, encode, evaluating
 from ensue.decoding.search import Beam, Hypothesis, beam_search
 from ensue.errors import UsageError
@@ -31,12 +31,18 @@ from ensue.tokenizers import Tokenizer
 
 CHUNK_LINES = 1024
 """Lines that are sorted by length together: results come after so many at the latest."""
+FIRST_LINES = 64
+"""The first ones, by themselves: a reader sees something soon."""
 BATCH_TOKENS = 4096
 """Tokens of sources that are searched at a time, times beams."""
 MAX_RATIO = 3.0
 """Where nothing is known of the training pairs."""
+WORKERS = 4
+"""Searches side by side, at most: each has its own memory, and they share one Python."""
 SWAPPED_BITS = 30.0
 """So many bits shorter in the code of targets, and a tenth, a text must be to be taken for one."""
+SHORTER = 4
+"""So many times shorter than usual something is lacking: training leaves such pairs out too."""
 LOOP = 4
 """So often in a row the same words are a loop, unless the source repeats itself as often."""
 NO_REPEAT = 3
@@ -196,19 +202,21 @@ class Translator:
         chunk_lines: int = CHUNK_LINES,
         on_progress: Callable[[int], None] | None = None,
     ) -> Iterator[Translated]:
-        """Translate lines, giving them in their order, some hundreds at a time.
+        """Translate lines, giving them in their order, some at a time.
 
         Args:
             lines: Read as they are needed: a file may be longer than memory.
             search: How; the defaults of `Search` where it is left out.
-            chunk_lines: How many are sorted by length together.
+            chunk_lines: How many are sorted by length together, at most.
             on_progress: Called with the number of sentences that are translated so far.
         """
         search = search or Search()
         lines = iter(lines)
         done = 0
         seen = _Seen(self)
-        while chunk := list(islice(lines, chunk_lines)):
+        together = min(FIRST_LINES, chunk_lines)
+        while chunk := list(islice(lines, together)):
+            together = chunk_lines
             warnings = [seen.warning(line) for line in chunk]
             pieces = [piece for i, line in enumerate(chunk) for piece in self._pieces(i, line)]
             # What a document says twice is searched for once.
@@ -287,6 +295,11 @@ class Translator:
             cut = self._cut(sentence, room)
             parts += cut
             texts += [self.src_tokenizer.decode(ids) for ids in cut]
+        if len(parts) > 1:
+            notices.append(
+                f"its {len(ids):,} tokens are more than the {room:,} that the model was trained on:"
+                f" it was taken in {len(parts):,} parts"
+            )
         notes = [notices, *([] for _ in parts[1:])]
         joined = zip(texts, parts, notes, strict=True)
         return [_Piece(number, t, ids, [], n) for t, ids, n in joined]
@@ -310,23 +323,24 @@ class Translator:
 
     def _searched(self, batches: list[list[_Piece]], search: Search) -> Iterator[list[_Piece]]:
         """Search batches, giving each when it is done: on a processor several at once."""
-        workers = torch.get_num_threads() if device_of(self.model).type == "cpu" else 1
+        on_cpu = device_of(self.model).type == "cpu"
+        workers = min(WORKERS, torch.get_num_threads()) if on_cpu else 1
         with evaluating(self.model):  # here: the first that is done would end it for the others
             yield from side_by_side(lambda batch: self._search(batch, search), batches, workers)
 
     def _search(self, batch: list[_Piece], search: Search) -> None:
         for piece, found in zip(batch, self._found(batch, search, 0), strict=True):
             piece.found = found
-        again = [p for p in batch if self._loops(p)]
+        again = [p for p in batch if self._fails(p, search)]
         if not again:
             return
+        for piece in again:
+            looped = loops(piece.found[0].tokens) >= LOOP
+            piece.looped = "it ran into a loop" if looped else "it came to no end"
         if search.repair:
             for piece, found in zip(again, self._found(again, search, NO_REPEAT), strict=True):
                 piece.found = found
-                piece.looped = "it ran into a loop, and was searched again without one"
-        else:
-            for piece in again:
-                piece.looped = "it ran into a loop"
+                piece.looped += ", and was searched again without repetitions"
 
     def _found(self, batch: list[_Piece], search: Search, no_repeat: int) -> list[list[Hypothesis]]:
         return self.search([piece.ids for piece in batch], search, no_repeat)
@@ -368,9 +382,11 @@ class Translator:
         eos = self.src_tokenizer.eos_id
         return encode(self.model, [[*ids, eos] for ids in sources], eos)
 
-    def _loops(self, piece: _Piece) -> bool:
+    def _fails(self, piece: _Piece, search: Search) -> bool:
+        """Whether a translation repeats itself, or has no end where the user has set none."""
         best = piece.found[0]
-        return best.reason == "length" or loops(best.tokens) > max(LOOP - 1, loops(piece.ids))
+        endless = best.reason == "length" and not search.max_ratio
+        return endless or loops(best.tokens) > max(LOOP - 1, loops(piece.ids))
 
     def _joined(self, line: str, pieces: list[_Piece], n_best: int) -> Translated:
         """Put a line's sentences together; the n-th best of each make the n-th best line."""
@@ -378,6 +394,7 @@ class Translator:
             return Translated(source=line, text="", score=0.0)
         notices = [n for p in pieces for n in (*p.notices, p.looped) if n]
         notices += ["it has no end: it was cut" for p in pieces if p.found[0].reason == "length"]
+        notices += [notice for p in pieces if (notice := self._shortness(p))]
         ranked = []
         for rank in range(min(n_best, *(len(p.found) for p in pieces))):
             found = [p.found[rank] for p in pieces]
@@ -392,6 +409,17 @@ class Translator:
             others=tuple(replace(o, text=_one_line(o.text)) for o in others),
             notices=tuple(dict.fromkeys(notices)),
         )
+
+    def _shortness(self, piece: _Piece) -> str:
+        """Say that a translation lacks most of what its source says; empty: it does not."""
+        found = len(piece.found[0].tokens) - 1  # the end
+        ratio = self.sides.ratio if self.sides else 1.0
+        usual = round(ratio * (len(piece.ids) + 1))
+        if not found:
+            return "nothing was written for it"
+        if len(piece.text) < SHORT or SHORTER * found > usual:
+            return ""
+        return f"its translation has {found:,} tokens, where {usual:,} are usual"
 
     def __repr__(self) -> str:
         return f"Translator({type(self.model).__name__}, {self.tgt_tokenizer!r})"

@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -17,7 +18,7 @@ from ensue.comparison import CompareConfig, Result, compare, plan
 from ensue.comparison.pairs import PairsJudge, length_bins
 from ensue.comparison.words import whole_command
 from ensue.data.corpus import DataConfig
-from ensue.data.pairs import PairsConfig
+from ensue.data.pairs import PairsConfig, read_splits
 from ensue.distributed.env import start_env
 from ensue.errors import DataError, MissingExtraError, UsageError
 from ensue.models.transformer import TransformerConfig
@@ -75,11 +76,21 @@ def request_in(folder: Path, **changes: Any) -> CompareConfig:
     return CompareConfig(**{**values, **changes})
 
 
-def judge_of(request: CompareConfig, measure: str = "") -> PairsJudge:
+class Listener(Tracker):
+    def __init__(self) -> None:
+        self.notices: list[str] = []
+
+    def notice(self, text: str) -> None:
+        self.notices.append(text)
+
+
+def judge_of(
+    request: CompareConfig, measure: str = "", tracker: Tracker | None = None
+) -> PairsJudge:
     reading = RunConfig(task="translate", data=request.data, model=TransformerConfig())
     material = read_data(reading, start_env(), Tracker())
     assert isinstance(material, Pairs)
-    return PairsJudge(request, material, Tracker(), measure)
+    return PairsJudge(request, material, tracker or Tracker(), measure)
 
 
 @pytest.fixture(scope="module")
@@ -243,6 +254,7 @@ def test_the_command_asks_for_the_same_comparison(folder: Path) -> None:
         ({"models": {"lstm": {"name": "lstm"}}}, "lstm cannot learn to write a sequence"),
         ({"data": DataConfig(sources=("book.txt",))}, "not those of the task"),
         ({"test_tgt": ()}, "1 files for test_src, 0 for test_tgt"),
+        ({"test_src": ("a",), "test_tgt": ("a",)}, "a is given as test_src and as test_tgt"),
         ({"num_beams": 0}, "num_beams is 0"),
         ({"test_src": ("-",), "test_tgt": ("a",)}, "pipe"),
     ],
@@ -271,6 +283,67 @@ def test_a_test_set_of_unequal_length_is_said_before_anything_is_trained(tmp_pat
     with pytest.raises(DataError, match="31 lines"):
         compare(request, tmp_path / "out")
     assert not (tmp_path / "out" / "comparison.json").exists()
+
+
+def test_what_makes_a_test_score_doubtful_is_said_and_nothing_is_left_out(tmp_path: Path) -> None:
+    """Sources that a model knows by heart; a published test set stays whole all the same."""
+    request = request_in(tmp_path)
+    assert isinstance(request.data, PairsConfig)
+    with read_splits(request.data, lambda *_: None) as splits:
+        train, valid = (list(split.texts()) for split in splits)
+    new = [(f"new {i} ab", f"NEW {i} AB") for i in range(10)]
+    rows = [*train[:3], ("", "X"), *new, *valid[:2], ("x", " ")]
+    for side, lines in zip(("src", "tgt"), zip(*rows, strict=True), strict=True):
+        (tmp_path / f"test.{side}").write_text("".join(f"{line}\r\n" for line in lines), newline="")
+    heard = Listener()
+    judge = judge_of(request, tracker=heard)
+    assert judge.facts()["test_pairs"] == len(rows) == 17
+    remarks = [
+        "2 of 17 test pairs have an empty side (the first: test.src:4, test.src:17)",
+        "3 of 17 test pairs have a source that also stands in train"
+        " (the first: test.src:1, test.src:2, test.src:3)",
+        "2 of 17 test pairs have a source that also stands in valid"
+        " (the first: test.src:15, test.src:16)",
+    ]
+    whole = [f"{remark}; they are scored all the same" for remark in remarks]
+    assert [line for line in heard.notices if "test pairs" in line] == whole
+    assert "CRLF line ends read as LF: test.src, test.tgt" in heard.notices
+    assert [line for line in judge.scoring([]) if line.startswith("Test: ")] == [
+        f"Test: {line}." for line in whole
+    ]
+
+
+def test_of_a_clean_test_set_nothing_is_said(tmp_path: Path) -> None:
+    request = request_in(tmp_path)
+    for side in ("src", "tgt"):
+        (tmp_path / f"test.{side}").write_text("".join(f"new {i} AB\n" for i in range(9)))
+    heard = Listener()
+    assert not [line for line in judge_of(request, tracker=heard).scoring([]) if "Test:" in line]
+    assert not [line for line in heard.notices if "test" in line]
+
+
+def test_what_is_validated_on_may_be_tested_on_and_is_said(tmp_path: Path) -> None:
+    """Not refused in words about files to learn from, which it is not."""
+    request = request_in(tmp_path)
+    data = replace(request.data, valid_src=request.test_src, valid_tgt=request.test_tgt)
+    heard = Listener()
+    judge_of(replace(request, data=data), tracker=heard)
+    (said,) = [line for line in heard.notices if "test pairs" in line]
+    assert said.startswith("30 of 30 test pairs have a source that also stands in valid")
+
+
+def test_a_test_set_the_other_way_round_is_refused(tmp_path: Path) -> None:
+    """Every score on it would be next to nothing, after hours."""
+    write_pairs(tmp_path, "train", 400, 1)
+    write_pairs(tmp_path, "test", 30, 2)
+    for name in ("train", "test"):
+        target = tmp_path / f"{name}.tgt"
+        target.write_text(re.sub(r"\w+", r"\g<0>o", target.read_text()))
+    request = request_in(tmp_path)
+    judge_of(request)
+    request = replace(request, test_src=request.test_tgt, test_tgt=request.test_src)
+    with pytest.raises(DataError, match="the test set is the other way round"):
+        judge_of(request)
 
 
 def test_references_of_few_words_are_not_counted_by_groups_of_four(tmp_path: Path) -> None:

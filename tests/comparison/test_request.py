@@ -5,9 +5,12 @@ from typing import Any
 
 import pytest
 
+from ensue.commands.compare import parse_compare, request_of
 from ensue.comparison.plan import LEAST_STEPS, Candidate, _updates
-from ensue.comparison.request import CompareConfig, parse_models
+from ensue.comparison.request import COMPARED, CompareConfig, parse_models
+from ensue.comparison.work import JUDGES
 from ensue.data.corpus import DataConfig
+from ensue.data.dialogues import DialogueConfig
 from ensue.errors import UsageError
 from ensue.models.gpt2 import GPT2Config
 from ensue.training.config import RunConfig, TrainConfig
@@ -70,6 +73,19 @@ def test_a_class_of_ones_own_is_named_after_itself(tmp_path: Path) -> None:
 def test_values_that_mean_nothing_are_refused(values: dict[str, Any], words: str) -> None:
     with pytest.raises(UsageError, match=words):
         CompareConfig(data=DATA, **values)
+
+
+def test_a_task_without_a_judge_is_refused_at_once(tmp_path: Path) -> None:
+    """Dialogues were accepted, read and tokenised; then there was a KeyError."""
+    assert tuple(JUDGES) == COMPARED
+    turn = '{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!"}'
+    file = tmp_path / "dialogues.jsonl"
+    file.write_text(f'{{"messages": [{turn}]}}\n' * 40)
+    with pytest.raises(UsageError, match="comparing chat models is not offered yet") as caught:
+        request_of(parse_compare([str(file)], ""))
+    assert caught.value.hint.endswith("ensue evaluate RUN --contexts 200")
+    with pytest.raises(UsageError, match="not offered yet"):
+        CompareConfig(task="chat", data=DialogueConfig(sources=(str(file),)))
 
 
 @pytest.mark.parametrize("field", ["data", "test"])

@@ -128,8 +128,15 @@ def test_other_files_are_no_talk(tmp_path: Path) -> None:
     table.write_text("src\ttgt\na\tb\n")
     (tmp_path / "b.jsonl").write_text('{"text": "a book"}\n')
     (tmp_path / "c.jsonl").write_text("not JSON\n")
-    for name in ("a.tsv", "b.jsonl", "c.jsonl", "none.jsonl", "."):
+    for name in ("a.tsv", "b.jsonl", "c.jsonl", "none.jsonl", ".", "a" * 300):
         assert not is_talk(str(tmp_path / name))
+
+
+def test_a_first_dialogue_longer_than_what_is_looked_at_is_known(tmp_path: Path) -> None:
+    """Of a line that was cut nothing can be parsed: such a file was taken for plain text."""
+    for name in ("messages.jsonl", "sharegpt.jsonl"):
+        talks = [["why? " * 20_000, "because"], *made(3)]
+        assert is_talk(write(tmp_path / name, talks))
 
 
 def test_a_context_is_the_last_turns_and_no_more(tmp_path: Path) -> None:
@@ -214,6 +221,19 @@ def test_bad_dialogues_are_left_out_counted_and_said_with_their_place(tmp_path: 
     assert "a.jsonl:54" in notes
     for _, words in BAD.values():
         assert words in notes
+
+
+def test_ten_of_each_reason_are_named_on_one_line(tmp_path: Path) -> None:
+    """Three were, and nothing said that there were more."""
+    bad = [BAD["one turn"][0]] * 13 + [BAD["empty"][0]] * 10
+    lines = [json.dumps({"messages": row}) for row in [*map(messages, made(40)), *bad]]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    notes = prepare(tmp_path, str(tmp_path / "a.jsonl")).notes
+    places = [f"a.jsonl:{number}" for number in range(41, 64)]
+    ten = ", ".join(places[:10])
+    assert f"13 dialogues left out of one turn (the first: {ten} and 3 more)" in notes
+    ten = ", ".join(places[13:])
+    assert f"10 dialogues left out with an empty turn (the first: {ten})" in notes
 
 
 def test_where_nothing_is_left_the_reasons_are_the_error(tmp_path: Path) -> None:

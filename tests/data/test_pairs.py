@@ -112,6 +112,62 @@ def test_the_same_file_twice_is_refused() -> None:
         PairsConfig(sources=("a.tsv",), src_column="de", tgt_column="de")
 
 
+def test_the_same_file_by_another_name_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`a.de` and `./a.de` are spelt unlike, and one text."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.de", "a.en"):
+        write(tmp_path / name, ["same"])
+    (tmp_path / "link.de").symlink_to("a.de")
+    for other in ("./a.de", str(tmp_path / "a.de"), "link.de"):
+        with pytest.raises(UsageError, match=r"^a.de is given as src and as tgt"):
+            PairsConfig(src=("x", "a.de"), tgt=(other, "y"))
+        with pytest.raises(UsageError, match=r"^a.de is given to learn from and to validate on"):
+            PairsConfig(src=("a.de",), tgt=("a.en",), valid_src=("x", other), valid_tgt=("y", "z"))
+        with pytest.raises(UsageError, match=r"^a.de is given to learn from and to validate on"):
+            PairsConfig(sources=("a.de",), valid=(other,))
+    PairsConfig(src=("a.de", "no.de"), tgt=("a.en", "no.en"), valid_src=("no",), valid_tgt=("y",))
+
+
+def test_a_copy_by_another_name_is_refused(tmp_path: Path) -> None:
+    """Copying is learnt at once, with a wonderful score; some pairs may well be equal."""
+    src, tgt = made()
+    two(tmp_path, src, src[:190] + tgt[190:])
+    with pytest.raises(DataError, match="191 of 200 pairs have two equal sides: that is the same"):
+        two(tmp_path, src, src[:191] + tgt[191:])
+    names = write(tmp_path / "v.de", ["neun", "zehn"]), write(tmp_path / "v.en", ["neun", "zehn"])
+    with pytest.raises(DataError, match="2 of 2 pairs of the validation set have two equal sides"):
+        two(tmp_path, src, tgt, valid_src=names[:1], valid_tgt=names[1:])
+
+
+def test_folders_need_as_many_files_on_both_sides(tmp_path: Path) -> None:
+    """One name each, but of two files and of one: it ended in an error of Python's."""
+    src, tgt = made()
+    for side in ("de", "en"):
+        (tmp_path / side).mkdir()
+    names = [write(tmp_path / "de" / "a.txt", src), write(tmp_path / "en" / "a.txt", tgt)]
+    folders = {"src": (str(tmp_path / "de"),), "tgt": (str(tmp_path / "en"),)}
+    assert len(prepare(tmp_path, **folders).train) > 100
+    write(tmp_path / "de" / "b.txt", src)
+    with pytest.raises(DataError, match="2 files of sources, 1 of targets") as caught:
+        prepare(tmp_path, **folders)
+    assert "b.txt" in caught.value.hint
+    with pytest.raises(DataError, match="a set of a hub has no lines"):
+        prepare(tmp_path, src=("hub:some",), tgt=(names[1],))
+
+
+def test_half_a_surrogate_pair_is_no_end_of_the_run(tmp_path: Path) -> None:
+    """JSON can spell it, as of an emoji that was cut; UTF-8 cannot."""
+    rows = [{"src": f"hallo {i}", "tgt": f"hello {i}"} for i in range(200)]
+    rows[7]["src"] += "\ud83d"
+    table = tmp_path / "t.jsonl"
+    table.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    corpus = prepare(tmp_path, sources=(str(table),))
+    assert len(corpus.train) + len(corpus.valid) == 200
+    assert any("surrogate" in note for note in corpus.notes)
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -185,6 +241,29 @@ def test_an_empty_validation_set_is_refused(tmp_path: Path) -> None:
         two(tmp_path, src, tgt, valid_src=names[:1], valid_tgt=names[1:])
 
 
+def test_where_nothing_is_left_it_is_said_why(tmp_path: Path) -> None:
+    """What was left out was noted, and died with the error that sends its reader to look for it."""
+    src, tgt = made()
+    with pytest.raises(DataError) as caught:
+        two(tmp_path, ["", "eins", " "], ["a", "", ""])
+    assert caught.value.what.splitlines() == [
+        "no pair is left to learn from",
+        "  3 pairs left out with an empty side (the first: a.de:1, a.de:2, a.de:3)",
+    ]
+    names = write(tmp_path / "v.de", src), write(tmp_path / "v.en", tgt)
+    with pytest.raises(DataError, match="200 pairs left out whose source is in the validation set"):
+        two(tmp_path, src, tgt, valid_src=names[:1], valid_tgt=names[1:])
+    names = write(tmp_path / "v.de", ["", "x"]), write(tmp_path / "v.en", ["y", ""])
+    with pytest.raises(DataError) as caught:
+        two(tmp_path, src, tgt, valid_src=names[:1], valid_tgt=names[1:])
+    assert caught.value.what.splitlines() == [
+        "no pair is left to validate on",
+        "  2 pairs of the validation set left out with an empty side (the first: v.de:1, v.de:2)",
+    ]
+    with pytest.raises(DataError, match="there is none in what was named"):
+        prepare(tmp_path, sources=(write(tmp_path / "a.tsv", ["src\ttgt"]),))
+
+
 def test_equal_sources_stay_together_when_pairs_are_held_out(tmp_path: Path) -> None:
     src, tgt = made(100)
     corpus = two(tmp_path, src * 2, tgt + [f"{line} again" for line in tgt], valid_fraction=0.2)
@@ -250,6 +329,97 @@ def test_several_files_are_read_in_turn(tmp_path: Path) -> None:
     last = write(tmp_path / "2.en", tgt[90:])
     corpus = prepare(tmp_path, src=tuple(names[:2]), tgt=(names[2], last))
     assert all_of(corpus) == sorted(zip(src, tgt, strict=True))
+
+
+def crossed(root: Path, first: int, second: int) -> dict[str, tuple[str, ...]]:
+    """Two pairs of files, the second one's languages exchanged."""
+    one, other = made(first), made(second, seed=9)
+    return {
+        "src": (write(root / "a.de", one[0]), write(root / "b.en", other[1])),
+        "tgt": (write(root / "a.en", one[1]), write(root / "b.de", other[0])),
+    }
+
+
+def test_languages_in_another_order_in_a_further_file_are_refused(tmp_path: Path) -> None:
+    """Half of the pairs would teach the other direction; nothing else shows it."""
+    files = crossed(tmp_path, 150, 200)
+    with pytest.raises(
+        DataError, match=r"b.en with .*b.de is the other way round than .*a.de"
+    ) as e:
+        prepare(tmp_path, **files)
+    assert e.value.hint == f"Exchange {tmp_path}/b.en and {tmp_path}/b.de."
+    src, tgt = made(60)
+    valid = {"valid_src": files["src"], "valid_tgt": files["tgt"]}
+    with pytest.raises(DataError, match=r"b.de is the other way round than"):
+        prepare(
+            tmp_path,
+            src=(write(tmp_path / "t.de", src),),
+            tgt=(write(tmp_path / "t.en", tgt),),
+            **valid,
+        )
+
+
+def test_of_few_pairs_the_order_of_languages_is_not_judged(tmp_path: Path) -> None:
+    assert len(all_of(prepare(tmp_path, **crossed(tmp_path, 150, 99)))) == 249
+    files = crossed(tmp_path, 150, 99)
+    others = made(1000, seed=3)
+    write(tmp_path / "c.en", others[1])
+    write(tmp_path / "c.de", others[0])
+    files["src"] += (str(tmp_path / "c.en"),)
+    files["tgt"] += (str(tmp_path / "c.de"),)
+    with pytest.raises(DataError, match=r"c.de is the other way round than .*a.de"):
+        prepare(tmp_path, **files)
+
+
+def test_a_short_list_is_told_from_a_long_text(tmp_path: Path) -> None:
+    """Of the words of the text the list knows few; the text knows all of those of the list."""
+    chosen = random.Random(4)
+    rows = [[chosen.randrange(60) for _ in range(3)] for _ in range(120)]
+    rows += [[chosen.randrange(2000) for _ in range(6)] for _ in range(3000)]
+    src, tgt = ([" ".join(f"{side}{w}" for w in row) for row in rows] for side in ("x", "y"))
+    names = [
+        write(tmp_path / name, lines)
+        for name, lines in (("1", src[:120]), ("2", tgt[120:]), ("3", tgt[:120]), ("4", src[120:]))
+    ]
+    with pytest.raises(DataError, match="is the other way round than"):
+        prepare(tmp_path, src=tuple(names[:2]), tgt=tuple(names[2:]))
+    prepare(tmp_path, src=(names[0], names[3]), tgt=(names[2], names[1]), tokenizer="byte")
+
+
+def test_the_order_of_languages_is_told_by_the_first_pairs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files of gigabytes are not held; that these run apart would be found at their end."""
+    monkeypatch.setattr(pairs, "_WORDS_FROM", 150)
+    files = crossed(tmp_path, 160, 1000)
+    with open(files["src"][1], "a") as file:
+        file.write("one\n")
+    with pytest.raises(DataError, match="is the other way round than"):
+        prepare(tmp_path, **files)
+
+
+def test_one_pair_of_files_costs_no_look_at_its_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(of: object) -> None:
+        raise AssertionError("words were gathered")
+
+    monkeypatch.setattr(pairs, "words_of", refuse)
+    two(tmp_path, *made())
+
+
+def test_tables_with_their_columns_the_other_way_round_are_refused(tmp_path: Path) -> None:
+    """The columns of each table are sniffed alone: by their order, where no name is known."""
+    files = []
+    for name, columns, seed in (("a.tsv", ("de", "en"), 0), ("b.tsv", ("en", "de"), 9)):
+        sides = dict(zip(("de", "en"), made(seed=seed), strict=True))
+        lines = zip(*(sides[c] for c in columns), strict=True)
+        rows = [dict(zip(columns, line, strict=True)) for line in lines]
+        files.append(table(tmp_path / name, rows))
+    with pytest.raises(DataError, match=r"b.tsv is the other way round than .*a.tsv") as caught:
+        prepare(tmp_path, sources=tuple(files))
+    assert "--src-column A --tgt-column B" in caught.value.hint
+    prepare(tmp_path, sources=tuple(files), src_column="de", tgt_column="en")
 
 
 def table(path: Path, rows: list[dict[str, str]]) -> str:

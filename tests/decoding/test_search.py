@@ -2,7 +2,8 @@
 
 import itertools
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
 import torch
@@ -113,6 +114,40 @@ def test_one_beam_is_greedy() -> None:
                     int(model.head(model(torch.tensor([tokens]), memory)[0][0, -1]).argmax())
                 )
         assert one.tokens == tuple(tokens[1:])
+
+
+@dataclass(frozen=True)
+class Steps:
+    done: torch.Tensor
+
+
+class Tempting:
+    """Half of it ends at once; what it would write else is so sure that its mean is better."""
+
+    max_length: int | None = None
+    vocab_size = V
+
+    def init_state(self, rows: int, memory: Any = None) -> Steps:
+        return Steps(torch.zeros(rows, 1))
+
+    def __call__(self, tokens: torch.Tensor, state: Any = None) -> tuple[torch.Tensor, Any]:
+        done = state.done + 1
+        return done[:, None], Steps(done)
+
+    def head(self, hidden: torch.Tensor) -> torch.Tensor:
+        odds = torch.full((*hidden.shape[:-1], V), 0.01)
+        first, last = hidden[..., 0] == 1, hidden[..., 0] == 4
+        odds[..., STOP] = torch.where(first, 0.5, torch.where(last, 0.97, 0.01))
+        odds[..., 1] = torch.where(first, 0.4, torch.where(last, 0.01, 0.97))
+        return odds.log()
+
+
+@pytest.mark.parametrize(("num_beams", "tokens"), [(1, (STOP,)), (2, (1, 1, 1, STOP))])
+def test_greedy_ends_at_the_first_end(num_beams: int, tokens: tuple[int, ...]) -> None:
+    """It went on with the second likeliest, since that could become better, and is no beam."""
+    beam = Beam(num_beams=num_beams)
+    (best,) = beam_search(Tempting(), torch.tensor([[START]]), None, beam, stop_id=STOP, most=[9])
+    assert best[0].tokens == tokens
 
 
 def test_each_row_has_its_own_limit_and_the_decoder_has_one_too() -> None:

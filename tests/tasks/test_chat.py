@@ -155,6 +155,21 @@ def test_replies_that_do_not_fit_are_left_out_and_said(
     assert "held out" in dict(material.facts())["dialogues"]
 
 
+def test_a_split_without_a_short_reply_is_refused(
+    request_of: Callable[..., RunConfig[Any]], tmp_path: Path
+) -> None:
+    """With nothing to validate on, the largest of no lengths was asked for."""
+    long = tmp_path / "long.jsonl"
+    long.write_text(json.dumps({"dialog": ["why", "because " * 9]}) + "\n")
+    for data, name in (
+        ({"max_tokens": 2}, "train"),
+        ({"max_tokens": 9, "valid": (str(long),)}, "valid"),
+    ):
+        with pytest.raises(DataError, match=f"all replies of {name} have more than") as caught:
+            prepared(request_of("seq2seq", data=data))
+        assert f"--max-tokens {4 * data['max_tokens']}" in caught.value.hint
+
+
 def test_an_update_is_shown_with_its_turns(request_of: Callable[..., RunConfig[Any]]) -> None:
     for model in ("gpt2", "transformer"):
         _, task, _ = prepared(request_of(model))

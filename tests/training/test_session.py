@@ -16,10 +16,11 @@ from ensue.distributed.env import Env
 from ensue.errors import DataError, RunError, UsageError
 from ensue.models.gpt2 import GPT2Config
 from ensue.runs import Run
+from ensue.tokenizers import train_tokenizer
 from ensue.training import session
 from ensue.training.config import RunConfig, TrainConfig
 from ensue.training.plan import Plan
-from ensue.training.session import build, train
+from ensue.training.session import build, load_model, train
 from ensue.training.tracking import Tracker
 from ensue.weights import load_weights
 
@@ -88,6 +89,20 @@ def test_a_run_has_all_its_parts(tmp_path: Path, config: Make, model: str) -> No
     assert [s["parameters"] for s in listener.started] == [plan.parameters]
     assert listener.finished[0]["bits_per_byte"] > 0
     assert Run.open(run.path) == run
+
+
+@EVERY
+def test_a_tokenizer_of_another_run_is_refused(tmp_path: Path, config: Make, model: str) -> None:
+    """It fits as well as not, and every word would be another one."""
+    run = train(config(model), tmp_path / "run")
+    assert load_model(run)[1].fingerprint
+    other = train_tokenizer("char", ["another text altogether"])
+    other.save(run.tokenizer_path)
+    with pytest.raises(RunError, match="not the one that its model was trained with"):
+        load_model(run)
+    run.tokenizer_path.unlink()
+    with pytest.raises(RunError):
+        load_model(run)
 
 
 def test_a_plan_comes_back_as_it_was(tmp_path: Path, config: Make) -> None:

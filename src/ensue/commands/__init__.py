@@ -68,8 +68,8 @@ class TrainData(DataConfig):
     """What is read."""
 
     sources: tyro.conf.Positional[tuple[str, ...]] = ()
-    """Text: files, folders, .gz, .jsonl, .csv, .parquet, - (standard input), hub:NAME, the name of
-    a public set (ensue data), or one recipe.toml."""
+    """Text: files, folders, .gz, .jsonl, .csv, .parquet, hub:NAME, the name of a public set (ensue
+    data); to train on, also - (standard input), or one recipe.toml."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +77,8 @@ class TrainPairs(PairsConfig):
     """What is read."""
 
     sources: tyro.conf.Positional[tuple[str, ...]] = ()
-    """Tables of pairs (.tsv, .csv, .jsonl, .parquet), or one recipe.toml; or give --src, --tgt."""
+    """Tables of pairs (.tsv, .csv, .jsonl, .parquet); or give --src, --tgt; to train on, also one
+    recipe.toml."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -356,14 +357,39 @@ HOW = {
 """How a run is scored, by its task."""
 
 
+MEANT = {"search": "translations and replies", "contexts": "replies", "talk": "replies"}
+"""Flags that mean something to what is generated, and nothing to a text that is only read."""
+
+
+def _refuse(args: EvaluateArgs, *names: str) -> None:
+    """Refuse flags that would not be heeded."""
+    usual = EvaluateArgs()
+    for name in names:
+        given, default = getattr(args, name), getattr(usual, name)
+        changed = [name]
+        if dataclasses.is_dataclass(given):
+            own = (f.name for f in dataclasses.fields(given))
+            changed = [f for f in own if getattr(given, f) != getattr(default, f)]
+        elif given == default:
+            continue
+        for flag in changed:
+            raise UsageError(
+                f"--{flag.replace('_', '-')} is of {MEANT[name]}, which are not asked for here",
+                "Leave it out, or see: ensue evaluate --help",
+            )
+
+
 def run_evaluate(args: EvaluateArgs, console: Console) -> None:
     """Print the score and its protocol."""
     if args.src or args.ref:
+        _refuse(args, "contexts", "talk")
         _evaluate_translations(args, console)
         return
     if args.against:
         raise UsageError("--against compares translations", "Give too: --src FILE --ref FILE")
     run, plan = open_run(args.run)
+    if plan.config.task != "chat":
+        _refuse(args, "search", "contexts", "talk")
     if plan.config.task == "chat":
         _evaluate_chat(args, run, console)
         return

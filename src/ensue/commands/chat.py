@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -13,8 +14,15 @@ import tyro
 from ensue import api
 from ensue.chat import Chat, Talk
 from ensue.console import Console, print_error, print_table
-from ensue.errors import EnsueError, UsageError, nearest
+from ensue.errors import DataError, EnsueError, UsageError, nearest
+from ensue.runs import NoRunError
 from ensue.views.text import short, visible
+
+FIRST_WORD = (
+    "The first word names a run; the conversation is typed or piped afterwards, or follows in"
+    ' quotes: ensue chat runs/talk "How are you?"'
+)
+TRAIN_FIRST = "A run learns from dialogues: ensue train dialogues.jsonl --out runs/talk"
 
 with contextlib.suppress(ImportError):  # line editing in input(), where the system has it
     import readline  # noqa: F401
@@ -41,7 +49,12 @@ class ChatArgs:
 def run_chat(args: ChatArgs, console: Console) -> None:
     """Talk until there is nothing more to answer."""
     run, said = _run_and_turns(args)
-    session = Session(api.load_chat(run, args.talk, system=args.system), console, args.json)
+    try:
+        chat = api.load_chat(run, args.talk, system=args.system)
+    except NoRunError as error:
+        hints = [TRAIN_FIRST] if args.run or not run else [FIRST_WORD, TRAIN_FIRST]
+        raise NoRunError(error.what, "\n".join(hints)) from None
+    session = Session(chat, console, args.json)
     if said or not sys.stdin.isatty():
         session.answer_all(said or _piped())
     else:
@@ -57,8 +70,14 @@ def _run_and_turns(args: ChatArgs) -> tuple[str, list[str]]:
 
 
 def _piped() -> Iterator[str]:
-    for line in sys.stdin:
-        yield line.rstrip("\r\n")
+    try:
+        for line in sys.stdin:
+            yield line.rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"standard input is not {error.encoding.upper()}",
+            "Convert it first, for instance: iconv -f latin1 -t utf-8 turns.txt",
+        ) from None
 
 
 class Session:
@@ -77,7 +96,7 @@ class Session:
             "/reset": ("begin a new conversation", self._reset),
             "/undo": ("forget your last turn and the reply", self._undo),
             "/save": (
-                "/save FILE: add the conversation to a file that ensue train reads",
+                "/save FILE.jsonl: add the conversation to a file that ensue train reads",
                 self._save,
             ),
             "/set": ("show the settings; /set temperature 0.9 changes one", self._set),
@@ -132,6 +151,8 @@ class Session:
                 print_error(error)
             except KeyboardInterrupt:
                 sys.stdout.write(" … (stopped)\n")
+                if not line.startswith("/"):
+                    self._notify()
 
     def _answer(self, said: str) -> None:
         shown = visible if sys.stdout.isatty() else str
@@ -153,10 +174,19 @@ class Session:
             }
             sys.stdout.write(json.dumps(values, ensure_ascii=False, allow_nan=False))
         sys.stdout.write("\n")
+        self._notify()
+
+    def _notify(self) -> None:
+        """Say what a reader should know of the newest reply."""
+        reply, most = self.chat.last, self.chat.partner.most
+        if reply is None:  # Ctrl-C came before anything was asked
+            return
         for notice in reply.notices:
             self.console.notice(notice)
         if reply.reason == "length":
-            self.console.notice("the reply has no end: it was cut (max_new_tokens)")
+            longest = f"the model writes {most:,} tokens at most"
+            why = longest if len(reply.tokens) >= most else "max_new_tokens"
+            self.console.notice(f"the reply has no end: it was cut ({why})")
 
     def _follow(self, line: str) -> None:
         """Carry out a command.
@@ -186,13 +216,19 @@ class Session:
     def _save(self, rest: str) -> None:
         if not rest:
             raise UsageError("/save wants the name of a file", "For instance: /save talks.jsonl")
+        path = Path(rest)
+        if path.suffix.lower() != ".jsonl":  # by any other name it is a text, braces and all
+            name = path.with_suffix(".jsonl") if path.name else "talks.jsonl"
+            raise UsageError(
+                f"{rest}: ensue train reads conversations from files whose names end in .jsonl",
+                f"For instance: /save {name}",
+            )
         if len(self.chat.history) < 2:
             raise UsageError("there is no conversation to save yet")
         try:
-            with Path(rest).expanduser().open("a", encoding="utf-8", newline="\n") as file:
-                file.write(self.chat.to_json() + "\n")
-        except OSError as error:
-            raise UsageError(f"{rest}: {error.strerror}") from None
+            _add_line(path.expanduser(), self.chat.to_json())
+        except (OSError, RuntimeError) as error:  # RuntimeError: a ~ without a home
+            raise UsageError(f"{rest}: {getattr(error, 'strerror', None) or error}") from None
         self.console.notice(f"{len(self.chat.history)} turns added to {rest}")
 
     def _set(self, rest: str) -> None:
@@ -218,3 +254,12 @@ class Session:
                 f"/set {name} wants {what}, and not {value.strip() or 'nothing'}"
             ) from None
         self.console.notice(f"{name} is {getattr(self.chat.talk, name)}")
+
+
+def _add_line(path: Path, text: str) -> None:
+    """Add a line to a file; one that others left without its end gets it first."""
+    line = text.encode(errors="replace") + b"\n"
+    with path.open("a+b") as file:
+        end = file.seek(0, os.SEEK_END)
+        file.seek(max(0, end - 1))
+        file.write(line if file.read() in (b"", b"\n") else b"\n" + line)

@@ -14,6 +14,7 @@ from ensue.comparison.judge import Measure
 from ensue.comparison.request import parse_models
 from ensue.console import Console, print_table
 from ensue.data import catalog
+from ensue.errors import UsageError
 from ensue.models import steps_for
 from ensue.tasks import TASKS, find_kind
 from ensue.training.config import TrainConfig
@@ -74,7 +75,17 @@ def parse_compare(argv: Sequence[str], about: str | None) -> CompareArgs[Any]:
 
 
 def request_of(args: CompareArgs[Any]) -> CompareConfig:
-    """Give what is asked for, with files in the place of public sets' names."""
+    """Give what is asked for, with files in the place of public sets' names.
+
+    Raises:
+        UsageError: A recipe is named: it is of one model.
+    """
+    for source in args.data.sources:
+        if source.endswith(".toml"):
+            raise UsageError(
+                f"{source} is a recipe of one model, and a comparison is of several",
+                "Give its data and settings as flags: ensue compare --help",
+            )
     kind = next(kind for kind in TASKS if isinstance(args.data, kind.config))
     data, test = files_of(kind, args.data, "compare")
     own = {f.name for f in dataclasses.fields(CompareConfig)} - {"task", "data", "test", "models"}

@@ -12,7 +12,7 @@ import numpy as np
 import tyro
 
 from ensue import api
-from ensue.commands.translate import created, read_lines, run_and_texts
+from ensue.commands.translate import created, progress_of, read_lines, run_and_texts
 from ensue.console import Console
 from ensue.data.notes import Notes
 from ensue.errors import UsageError
@@ -45,11 +45,11 @@ def run_embed(args: EmbedArgs, console: Console) -> None:
     translator = api.load_translator(run, verb="embed")
     with ExitStack() as stack:
         notes = Notes()
-        lines = iter(texts) if texts else stack.enter_context(read_lines(args.file or "-", notes))
-
-        def told(sentences: int) -> None:
-            if args.out:  # else the lines themselves are the progress
-                console.progress("read sentences", sentences, 0)
+        lines: Iterator[str] = iter(texts)
+        total = len(texts)
+        if not texts:
+            lines, total = stack.enter_context(read_lines(args.file or "-", notes))
+        told = progress_of(console, "reading lines", total, args.out)
 
         heard = _Heard(console)
         write(args, heard.all(translator.embed(lines, told)))

@@ -19,7 +19,7 @@ from ensue.data import catalog, tables
 from ensue.data.notes import Notes
 from ensue.data.pairs import source_lines
 from ensue.data.source import list_sources
-from ensue.errors import RunError, UsageError, nearest
+from ensue.errors import UsageError, nearest
 from ensue.inspection import Look, look
 from ensue.models import step_of
 from ensue.runs import Run, newest_run
@@ -163,25 +163,14 @@ def _run_and_text(words: Sequence[str]) -> tuple[Run, str]:
         case [word]:
             return newest_run(), word
         case [run, text]:
-            return _open(run), text
+            return Run.open(run), text
     raise UsageError(f"{len(words)} words are too many: a text stands in quotes", EXAMPLE)
-
-
-def _open(run: str) -> Run:
-    try:
-        return Run.open(run)
-    except OSError as error:  # a text in the place of the run: too long a name
-        name = run if len(run) <= 60 else f"{run[:60]} …"
-        raise RunError(
-            f"{name} cannot be opened as a run: {error.strerror}",
-            "The run comes first, then the text, each in quotes.",
-        ) from None
 
 
 def _vectors(args: InspectArgs, console: Console) -> None:
     if len(args.words) > 1:
         raise UsageError("--vectors shows one run", "ensue inspect RUN --vectors FILE")
-    run = _open(args.words[0]) if args.words else newest_run()
+    run = Run.open(args.words[0]) if args.words else newest_run()
     notes = Notes()
     texts, groups = _sentences(args, notes)
     seen = look_at_vectors(run, texts, groups, args.colour_by or "group")
@@ -223,7 +212,7 @@ def _sentences(args: InspectArgs, notes: Notes) -> tuple[list[str], list[str]]:
 
 
 def _alignment(args: InspectArgs, console: Console) -> None:
-    runs = [_open(word) for word in args.words] or [newest_run()]
+    runs = [Run.open(word) for word in args.words] or [newest_run()]
     results: list[dict[str, Any]] = []
     for name, run in _named(runs, "translate").items():
         console.progress("writing dates", len(results), len(runs))
@@ -242,7 +231,7 @@ def _recall(args: InspectArgs, console: Console) -> None:
     budget = parse_budget(args.budget)
     if not budget.seconds:
         raise UsageError(f"budget: {args.budget!r} is not a time", "For instance: --budget 30s")
-    runs = [_open(word) for word in args.words] or [newest_run()]
+    runs = [Run.open(word) for word in args.words] or [newest_run()]
     with console:
         configs = {n: open_run(run)[1].config.model for n, run in _named(runs, "lm").items()}
         result = probes.recall(

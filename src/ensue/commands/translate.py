@@ -3,7 +3,7 @@
 import os
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +17,7 @@ from ensue.data.notes import Notes
 from ensue.data.pairs import source_lines
 from ensue.data.source import list_sources
 from ensue.errors import UsageError
+from ensue.runs import Run
 from ensue.translator import CHUNK_LINES, Search, Translated
 from ensue.views.text import visible
 
@@ -49,17 +50,16 @@ def run_translate(args: TranslateArgs, console: Console) -> None:
     with ExitStack() as stack:
         notes = Notes()
         typed = not texts and not args.file and sys.stdin.isatty()
-        lines = iter(texts)
-        if not texts:
-            lines = _typed() if typed else stack.enter_context(read_lines(args.file or "-", notes))
+        lines, total = iter(texts), len(texts)
+        if typed:
+            lines = _typed()
+        elif not texts:
+            lines, total = stack.enter_context(read_lines(args.file or "-", notes))
         # Created when the lines are open: what cannot be read costs no old file.
         out = stack.enter_context(created(args.out, args.file)) if args.out else sys.stdout
         done = 0
 
-        def told(sentences: int) -> None:
-            if args.out:  # else the lines themselves are the progress
-                console.progress("translated sentences", sentences, 0)
-
+        told = progress_of(console, "translating lines", total, args.out)
         for one in translator.stream(lines, args.search, 1 if typed else CHUNK_LINES, told):
             done += 1
             out.write(_shown(done, one, args))
@@ -74,11 +74,29 @@ def run_translate(args: TranslateArgs, console: Console) -> None:
 def run_and_texts(given: Sequence[str], run: str, file: str) -> tuple[str, list[str]]:
     """Sort the positionals: a folder of a run comes first, all else is text."""
     words = list(given)
-    if not run and words and (len(words) > 1 or os.path.exists(f"{words[0]}/plan.json")):
+    if not run and words and (len(words) > 1 or file or _names_a_folder(words[0])):
         run = words.pop(0)
     if words and file:
         raise UsageError("give texts or --file, not both")
     return run, [line for text in words for line in text.split("\n")]
+
+
+def _names_a_folder(word: str) -> bool:
+    """Whether a word alone is a run, or a misspelt one, and not a text such as "and/or"."""
+    try:
+        return Run.exists(word) or ("/" in word and " " not in word and Path(word).parent.is_dir())
+    except OSError:  # too long for a name
+        return False
+
+
+def progress_of(console: Console, what: str, total: int, out: str) -> Callable[[int], None]:
+    """Tell of progress, unless the lines that appear on the terminal are the progress."""
+
+    def told(sentences: int) -> None:
+        if out or not sys.stdout.isatty():
+            console.counted(what, min(sentences, total) if total else sentences, total)
+
+    return told
 
 
 def _typed() -> Iterator[str]:
@@ -87,14 +105,15 @@ def _typed() -> Iterator[str]:
 
 
 @contextmanager
-def read_lines(file: str, notes: Notes) -> Iterator[Iterator[str]]:
-    """Open a file, or standard input, and give its lines."""
+def read_lines(file: str, notes: Notes) -> Iterator[tuple[Iterator[str], int]]:
+    """Open a file, or standard input, and give its lines, and how many are not blank."""
     with tempfile.TemporaryDirectory() as scratch:
         sources = list_sources([file], notes, Path(scratch))
         if len(sources) != 1:
             raise UsageError(f"{file} is not one file", "Name one file: --file page.txt")
         (source,) = sources
-        yield source_lines(source, notes)
+        total = sum(bool(line.strip()) for line in source_lines(source, Notes()))
+        yield source_lines(source, notes), total
 
 
 def created(file: str, read: str) -> TextIO:

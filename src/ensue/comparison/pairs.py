@@ -21,7 +21,8 @@ from ensue import bleu
 from ensue.comparison.judge import BITS, Measure
 from ensue.comparison.request import CompareConfig, named_files
 from ensue.data.cache import key_of
-from ensue.data.pairs import PairsConfig, read_splits, read_whole
+from ensue.data.notes import Notes
+from ensue.data.pairs import Pair, PairsConfig, check_test, read_splits, read_whole
 from ensue.dictionary import Dictionary, count_dictionary
 from ensue.runs import Run
 from ensue.tasks.translate import Pairs, translator_of
@@ -71,7 +72,7 @@ class PairsJudge:
         measure: Key of the one that decides, where a plan says so; empty: to be chosen.
 
     Raises:
-        DataError: The test pairs cannot be read.
+        DataError: The test pairs cannot be read, or their sides are the other way round.
         MissingExtraError: A plan says BLEU, and sacrebleu is no longer installed.
     """
 
@@ -81,20 +82,34 @@ class PairsJudge:
         assert isinstance(request.data, PairsConfig)
         self.request, self.material, self.tracker = request, material, tracker
         self.data: PairsConfig = request.data
-        self._test = self._read_test()  # now, not after hours: its name may be misspelt
-        self.test = key_of(self._test) if self._test else ""
+        notes = Notes()
+        test = self._read_test(notes)  # now, not after hours: its name may be misspelt
+        self._test = [(pair.src, pair.tgt) for pair in test]
+        self.test = key_of(self._test) if test else ""
+        with read_splits(self.data, tracker.progress) as (train, valid):
+            self._valid = self._translated(list(valid.texts()))
+            self._remarks = check_test(test, train, valid) if test else ()
+        for line in (*notes.lines(), *self._remarks):
+            tracker.notice(line)
         main = measure or self._main()
         if main in (BLEU.key, CHRF.key):
             bleu.require()
         known = [EXACT, *([BLEU, CHRF] if bleu.is_installed() else []), BITS]
         self.measures = tuple(sorted(known, key=lambda m: m.key != main))
 
-    def _read_test(self) -> list[tuple[str, str]]:
+    def _read_test(self, notes: Notes) -> list[Pair]:
         asked = self.request
         if not (asked.test or asked.test_src):
             return []
-        config = replace(self.data, sources=asked.test, src=asked.test_src, tgt=asked.test_tgt)
-        return [(pair.src, pair.tgt) for pair in read_whole(config)]
+        alone = replace(self.data, valid=(), valid_src=(), valid_tgt=())
+        config = replace(alone, sources=asked.test, src=asked.test_src, tgt=asked.test_tgt)
+        return read_whole(config, notes)
+
+    def _translated(self, pairs: list[tuple[str, str]]) -> list[tuple[str, str]]:
+        """Give those pairs of valid that each run translates."""
+        assert len(pairs) == len(self.material.corpus.valid), "valid is not what was tokenised"
+        places = np.linspace(0, len(pairs) - 1, min(MOST_TRANSLATED, len(pairs)))
+        return [pairs[i] for i in places.astype(np.int64)]
 
     def _main(self) -> str:
         words = statistics.median(len(tgt.split()) for _, tgt in self._valid)
@@ -102,14 +117,6 @@ class PairsJudge:
         if not bleu.is_installed():
             return EXACT.key
         return BLEU.key if words >= WORDS else CHRF.key if letters >= LETTERS else EXACT.key
-
-    @cached_property
-    def _valid(self) -> list[tuple[str, str]]:
-        with read_splits(self.data, self.tracker.progress) as (_, valid):
-            pairs = list(valid.texts())
-        assert len(pairs) == len(self.material.corpus.valid), "valid is not what was tokenised"
-        places = np.linspace(0, len(pairs) - 1, min(MOST_TRANSLATED, len(pairs)))
-        return [pairs[i] for i in places.astype(np.int64)]
 
     @cached_property
     def _dictionary(self) -> Dictionary:
@@ -230,6 +237,7 @@ class PairsJudge:
         if bleu.is_installed():
             signed = [bleu.corpus_score(name, ["a"], ["a"]) for name in ("BLEU", "chrF")]
             lines.append(f"sacreBLEU: {'; '.join(f'{m.name} {m.signature}' for m in signed)}.")
+        lines += [f"Test: {remark}." for remark in self._remarks]
         whole = "every byte" if not any(o.sampled for o in outcomes) else "an even sample"
         return [
             *lines,

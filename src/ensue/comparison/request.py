@@ -7,7 +7,8 @@ from typing import Any
 
 from ensue.config import to_dict
 from ensue.data.corpus import DataConfig
-from ensue.data.pairs import PairsConfig
+from ensue.data.dialogues import DialogueConfig
+from ensue.data.pairs import PairsConfig, in_both
 from ensue.errors import UsageError, nearest
 from ensue.models import Step, find_step, steps_for
 from ensue.models.custom import allow
@@ -15,9 +16,14 @@ from ensue.tasks import find_kind
 from ensue.training.budget import parse_budget
 from ensue.training.config import SIZES, TrainConfig
 
+COMPARED = ("lm", "translate")
+"""Tasks whose models can be compared; each has a judge in `ensue.comparison.work`."""
 EQUAL = ("params", "flops", "time")
 FILES = ("sources", "src", "tgt", "valid", "valid_src", "valid_tgt")
 """Fields of data configs that name files."""
+
+Data = DataConfig | PairsConfig | DialogueConfig
+"""What some task reads, also one whose models are not compared: that is then said."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +32,7 @@ class CompareConfig:
 
     task: str = "lm"
     """What is learnt; see `ensue.tasks`."""
-    data: DataConfig | PairsConfig
+    data: Data
     """What is read; its class is the task's."""
     test: tuple[str, ...] = ()
     """Text, or tables of pairs, that is scored once, after the winner was chosen on valid."""
@@ -54,8 +60,7 @@ class CompareConfig:
     """How the weights are found, the same for all."""
 
     def __post_init__(self) -> None:
-        if not isinstance(self.data, find_kind(self.task).config):
-            raise UsageError(f"the data are not those of the task {self.task!r}")
+        self._check_task()
         if not self.models:
             names = [step.name for step in steps_for(self.task)]
             object.__setattr__(self, "models", {n: {"name": n} for n in names})
@@ -81,6 +86,18 @@ class CompareConfig:
         if self.size not in SIZES:
             raise UsageError(f"size: unknown value {self.size!r}{nearest(self.size, SIZES)}")
 
+    def _check_task(self) -> None:
+        kind = find_kind(self.task)
+        if kind.name not in COMPARED:
+            contexts = " --contexts 200" if kind.name == "chat" else ""
+            raise UsageError(
+                f"comparing {kind.name} models is not offered yet",
+                "Train each (ensue train FILE --model NAME --out RUN), then score each on the same"
+                f" data: ensue evaluate RUN{contexts}",
+            )
+        if not isinstance(self.data, kind.config):
+            raise UsageError(f"the data are not those of the task {self.task!r}")
+
     def _check_files(self) -> None:
         _refuse_pipes(named_files(self.data) + self.test + self.test_src + self.test_tgt)
         if (self.test_src or self.test_tgt) and self.task == "lm":
@@ -90,6 +107,11 @@ class CompareConfig:
                 f"{len(self.test_src)} files for test_src, {len(self.test_tgt)} for test_tgt: pairs"
                 " need both",
                 "Name them in the same order: --test-src a.de --test-tgt a.en",
+            )
+        for file in in_both(self.test_src, self.test_tgt):
+            raise UsageError(
+                f"{file} is given as test_src and as test_tgt",
+                "Name the file of the other language.",
             )
 
     def _check_model(self, name: str, step: Step) -> None:
@@ -108,7 +130,7 @@ class CompareConfig:
         return {**to_dict(self), "models": {n: dict(t) for n, t in self.models.items()}}
 
 
-def named_files(data: DataConfig | PairsConfig) -> tuple[str, ...]:
+def named_files(data: Data) -> tuple[str, ...]:
     """Give all that a data config names to be read, what is learnt from first."""
     named = (getattr(data, name, ()) for name in FILES)
     return tuple(file for files in named for file in files)

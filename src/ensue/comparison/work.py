@@ -41,7 +41,7 @@ from ensue.errors import (
 from ensue.files import read_json, read_sealed, seal, write_atomic, write_json, writing
 from ensue.models import find_step
 from ensue.models.custom import CustomConfig
-from ensue.runs import HeldError, Run, holding, new_run_path
+from ensue.runs import HeldError, Run, holding, new_run_path, stem_of
 from ensue.tasks import find_kind
 from ensue.tasks.translate import SRC_TOKENIZER, TGT_TOKENIZER
 from ensue.training.config import RunConfig, config_from_dict, config_to_dict
@@ -81,7 +81,7 @@ def compare(
     if jobs < 1:
         raise UsageError(f"jobs is {jobs}: at least one run at a time")
     tracker = tracker or Tracker()
-    stem = Path(next(iter(named_files(request.data)), "")).name.split(".")[0] or "data"
+    stem = stem_of(next(iter(named_files(request.data)), "")) or "data"
     folder = Path(out or new_run_path(f"{stem}-compare"))
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} is a file", "Name a folder for the comparison: --out DIR")

@@ -201,6 +201,10 @@ class _Split(NamedTuple):
         return _Split(view, self.dialogue[mask], self.is_reply[mask], self.keys[mask])
 
 
+NAMED = 10
+"""Dialogues that are named of each reason; a converter's mistake is in thousands of them."""
+
+
 class Sieve:
     """Leaves out dialogues that cannot be used, counts them, and remembers where they stand."""
 
@@ -230,11 +234,13 @@ class Sieve:
         return None
 
     def lines(self) -> list[str]:
-        """Say what was left out."""
-        return [
-            f"{len(places):,} {self.what} left out {why} (the first: {', '.join(places[:3])})"
-            for why, places in self.left_out.items()
-        ]
+        """Say what was left out: a line for each reason."""
+        lines = []
+        for why, places in self.left_out.items():
+            more = f" and {len(places) - NAMED:,} more" if len(places) > NAMED else ""
+            first = f"the first: {', '.join(places[:NAMED])}{more}"
+            lines.append(f"{len(places):,} {self.what} left out {why} ({first})")
+        return lines
 
 
 def question_of(turns: Turns) -> int:

@@ -1,9 +1,9 @@
 """Pairs of sentences: two files whose lines belong together, or two columns of a table.
 
 What is wrong with parallel text is seldom seen and costs much: it is looked for first. Files of
-unequal length are refused, with the line from which they run apart; a validation set the other way
-round is refused; empty sides, doubles, absurd ratios and what the validation set holds too are left
-out, counted and said.
+unequal length are refused, with the line from which they run apart; so is a set or a file whose
+sides are the other way round, and one text given as both sides; empty sides, doubles, absurd ratios
+and what the validation set holds too are left out, counted and said.
 
 Source and target become two token streams, as any text does, each sentence a document: pair i is
 document i of both.
@@ -11,6 +11,7 @@ document i of both.
 
 import hashlib
 import itertools
+import os
 import shlex
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -46,6 +47,9 @@ NAMES = (
 """Names of columns that say which side they are."""
 SHORT = 16
 """Characters: below this, no ratio of lengths is absurd."""
+SAME_TEXT = 0.95
+"""Share of pairs with two equal sides above which both are one text; texts that are corrected may
+be right half of the time."""
 SWAPPED_BY = 0.2
 """So much more of a text's words must be known from the other side for it to be the other side."""
 MOST_HELD_OUT = 2_000
@@ -61,6 +65,11 @@ _RATIO_FROM = 1_000
 """Pairs that tell by how much one language is usually longer than the other."""
 _WORDS_FROM = 20_000
 """Pairs whose words are remembered to tell the sides apart."""
+_WORDS_OF = 100
+"""Pairs with two sides: the words of a file with fewer tell too little of its languages."""
+
+Words = tuple[frozenset[str], frozenset[str]]
+"""Of sources and of targets."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,18 +116,7 @@ class PairsConfig:
                 f"data.valid_fraction is {self.valid_fraction}; it must lie between 0 and 1",
                 "Give for instance: --valid-fraction 0.05",
             )
-        for one, other in (("src", "tgt"), ("valid_src", "valid_tgt")):
-            files, others = getattr(self, one), getattr(self, other)
-            if len(files) != len(others):
-                raise UsageError(
-                    f"{len(files)} files for {one}, {len(others)} for {other}: pairs need both",
-                    "Name them in the same order: --src a.de b.de --tgt a.en b.en",
-                )
-            for file in set(files) & set(others):
-                raise UsageError(
-                    f"{file} is given as {one} and as {other}",
-                    "Name the file of the other language.",
-                )
+        self._check_files()
         if self.src_column and self.src_column == self.tgt_column:
             raise UsageError(
                 f"column {self.src_column!r} is given as source and as target",
@@ -130,6 +128,25 @@ class PairsConfig:
         if self.encoding:
             encodings.check_codec(self.encoding)
 
+    def _check_files(self) -> None:
+        for one, other in (("src", "tgt"), ("valid_src", "valid_tgt")):
+            files, others = getattr(self, one), getattr(self, other)
+            if len(files) != len(others):
+                raise UsageError(
+                    f"{len(files)} files for {one}, {len(others)} for {other}: pairs need both",
+                    "Name them in the same order: --src a.de b.de --tgt a.en b.en",
+                )
+            for file in in_both(files, others):
+                raise UsageError(
+                    f"{file} is given as {one} and as {other}",
+                    "Name the file of the other language.",
+                )
+        for file in (*in_both(self.src, self.valid_src), *in_both(self.sources, self.valid)):
+            raise UsageError(
+                f"{file} is given to learn from and to validate on",
+                "Name other pairs to validate on, or none: a part of the first is then held out.",
+            )
+
     def _check_numbers(self) -> None:
         if self.max_ratio < 0 or 0 < self.max_ratio < 1:
             raise UsageError(f"data.max_ratio is {self.max_ratio}: give 1 or more, or 0 for none")
@@ -139,6 +156,21 @@ class PairsConfig:
             raise UsageError(
                 f"data.vocab_size is {self.vocab_size}", "Give 0 to have it chosen, or a size."
             )
+
+
+def in_both(files: Sequence[str], others: Sequence[str]) -> list[str]:
+    """Give those files that are among the others too, also by another name: a.de is ./a.de."""
+    known = {_identity(other) for other in others}
+    return [file for file in files if _identity(file) in known]
+
+
+def _identity(file: str) -> object:
+    """Give what all names of a file share, as `os.path.samefile` does; else its name."""
+    try:
+        found = os.stat(file)
+    except (OSError, ValueError):  # not there, or no file: standard input, a set of a hub
+        return file
+    return found.st_dev, found.st_ino
 
 
 class Pair(NamedTuple):
@@ -369,6 +401,7 @@ class Cleaner:
         self.usual, self.what = usual, what
         self.dropped: dict[str, list[str]] = {}
         self.kept = 0
+        self.equal = 0  # of those that are kept: pairs with two equal sides
         self._seen: set[int] = set()
 
     def keeps(self, pair: Pair) -> bool:
@@ -378,6 +411,7 @@ class Cleaner:
             self.dropped.setdefault(why, []).append(pair.where)
             return False
         self.kept += 1
+        self.equal += pair.src == pair.tgt
         return True
 
     def _why_not(self, pair: Pair) -> str:
@@ -395,11 +429,35 @@ class Cleaner:
                 return f"of which one side is more than {self.max_ratio:g} times too long"
         return ""
 
-    def report(self, notes: Notes) -> None:
+    def lines(self) -> list[str]:
         """Say what was left out."""
-        for why, places in self.dropped.items():
-            first = ", ".join(map(shown, places[:3]))
-            notes.say(f"{len(places):,} {self.what} left out {why} (the first: {first})")
+        return [
+            f"{len(places):,} {self.what} left out {why} ({_first(places)})"
+            for why, places in self.dropped.items()
+        ]
+
+    def check(self, doing: str) -> None:
+        """Refuse pairs of which none is left, or whose two sides are one text.
+
+        Args:
+            doing: What they are for, for the message.
+        """
+        if not self.kept:
+            why = self.lines() or ["there is none in what was named"]
+            raise DataError(
+                "\n  ".join([f"no pair is left to {doing}", *why]),
+                "Mend these pairs, or name others.",
+            )
+        if self.equal > SAME_TEXT * self.kept:
+            raise DataError(
+                f"{self.equal:,} of {self.kept:,} {self.what} have two equal sides: that is the"
+                " same text twice, perhaps a copy by another name",
+                "Name the text of the other language.",
+            )
+
+
+def _first(places: Sequence[str]) -> str:
+    return f"the first: {', '.join(map(shown, places[:3]))}"
 
 
 def usual_ratio(pairs: Iterable[Pair]) -> float:
@@ -409,11 +467,11 @@ def usual_ratio(pairs: Iterable[Pair]) -> float:
 
 
 def key_of(text: str) -> bytes:
-    """Give what equal sentences share."""
-    return " ".join(text.lower().split()).encode()
+    """Give what equal sentences share; JSON can spell half a surrogate pair, which UTF-8 cannot."""
+    return " ".join(text.lower().split()).encode(errors="replace")
 
 
-def words_of(pairs: Iterable[Pair]) -> tuple[frozenset[str], frozenset[str]]:
+def words_of(pairs: Iterable[Pair]) -> Words:
     """Give the words of both sides, in lower case."""
     src: set[str] = set()
     tgt: set[str] = set()
@@ -423,9 +481,7 @@ def words_of(pairs: Iterable[Pair]) -> tuple[frozenset[str], frozenset[str]]:
     return frozenset(src), frozenset(tgt)
 
 
-def is_swapped(
-    train: tuple[frozenset[str], frozenset[str]], other: tuple[frozenset[str], frozenset[str]]
-) -> bool:
+def is_swapped(train: Words, other: Words) -> bool:
     """Whether another set's sides are the other way round: its words are known from the other side.
 
     Languages without spaces have few words in common with anything: of them nothing is said.
@@ -536,10 +592,44 @@ def read_splits(config: PairsConfig, progress: Progress) -> Iterator[tuple[Split
         yield _read(config, folder, Notes(), progress)
 
 
-def read_whole(config: PairsConfig) -> list[Pair]:
+def read_whole(config: PairsConfig, notes: Notes) -> list[Pair]:
     """Read all that a config names to learn from, and leave nothing out: for a test set."""
     with cache.scratch(cache.cache_root(config.cache)) as folder:
-        return list(_pairs(config, "train", folder, Notes()))
+        return list(_pairs(config, "train", folder, notes))
+
+
+def check_test(test: Sequence[Pair], train: Split, valid: Split) -> tuple[str, ...]:
+    """Say what makes the score of a test set doubtful; a published one stays whole all the same.
+
+    Args:
+        test: All of its pairs.
+        train: What is learnt from.
+        valid: What is held out.
+
+    Returns:
+        How many sides are empty, and how many sources stand in train and in valid too.
+
+    Raises:
+        DataError: Its sides are the other way round.
+    """
+    if is_swapped(words_of(Pair("", *texts) for texts in train.texts()), words_of(test)):
+        raise DataError(
+            "the test set is the other way round: its sources look like training targets",
+            "Exchange its two sides: --test-src and --test-tgt, or the columns of its table",
+        )
+    found = {"have an empty side": [pair.where for pair in test if not (pair.src and pair.tgt)]}
+    keys = [key_of(pair.src) for pair in test]
+    for name, split in (("train", train), ("valid", valid)):
+        known = frozenset(keys).intersection(map(key_of, split.src.texts()))
+        found[f"have a source that also stands in {name}"] = [
+            pair.where for pair, key in zip(test, keys, strict=True) if key in known
+        ]
+    return tuple(
+        f"{len(places):,} of {len(test):,} test pairs {what} ({_first(places)}); they are scored"
+        " all the same"
+        for what, places in found.items()
+        if places
+    )
 
 
 def _read(
@@ -561,9 +651,9 @@ def _read(
                 yield pair
 
     train = _spooled(kept(), folder, "train", notes, progress)
-    cleaner.report(notes)
-    if not cleaner.kept:
-        raise DataError("no pair is left to learn from", "See what was left out, and why.")
+    cleaner.check("learn from")
+    for line in cleaner.lines():
+        notes.say(line)
     if not given:
         return _held_out(train, config.valid_fraction, notes)
     if is_swapped(words_of(first), words_of(given)):
@@ -573,9 +663,9 @@ def _read(
         )
     whole = Cleaner(0.0, what="pairs of the validation set")
     valid = _spooled(filter(whole.keeps, given), folder, "valid", notes, progress)
-    whole.report(notes)
-    if not whole.kept:
-        raise DataError("no pair is left to validate on", "See what was left out, and why.")
+    whole.check("validate on")
+    for line in whole.lines():
+        notes.say(line)
     return train, valid
 
 
@@ -593,17 +683,85 @@ def _pairs(config: PairsConfig, split: str, folder: Path, notes: Notes) -> Itera
         raise DataError(
             "no pairs were named", "Give two files (--src A --tgt B), or a table with both."
         )
-    for a, b in zip(*(_listed(names, notes, folder) for names in (src, tgt)), strict=True):
-        for pair in read_lines(a, b, notes, config.encoding):
-            yield _stripped(pair)
-    for source in list_sources(sources, notes, folder) if sources else []:
-        columns = (config.src_column, config.tgt_column)
-        for pair in read_table(source, notes, config.encoding, *columns):
-            yield _stripped(pair)
+    parts = [
+        _Part(
+            f"{a.name} with {b.name}",
+            f"Exchange {a.name} and {b.name}.",
+            map(_stripped, read_lines(a, b, notes, config.encoding)),
+        )
+        for a, b in _couples(_listed(src, notes, folder), _listed(tgt, notes, folder))
+    ]
+    columns = (config.src_column, config.tgt_column)
+    parts += [
+        _Part(
+            source.name,
+            f"Exchange the columns of {source.name}, or name those of all tables:"
+            " --src-column A --tgt-column B",
+            map(_stripped, read_table(source, notes, config.encoding, *columns)),
+        )
+        for source in _listed(sources, notes, folder)
+    ]
+    yield from _in_one_order(parts)
+
+
+class _Part(NamedTuple):
+    """Two files, or a table."""
+
+    name: str
+    """As shown in messages."""
+    mend: str
+    """What to do where its sides are the other way round."""
+    pairs: Iterator[Pair]
+    """What is in it; read once."""
+
+
+def _in_one_order(parts: Sequence[_Part]) -> Iterator[Pair]:
+    """Read parts in turn; one whose sides are the other way round than the first one's is refused.
+
+    Held are 20,000 pairs of one part, and the words of so many of two; a single part is not looked
+    at. Each is asked for the other's words: of a book's a glossary knows few.
+
+    Raises:
+        DataError: It names the part, and what to exchange.
+    """
+    first: tuple[_Part, Words] | None = None
+    for part in parts:
+        head = list(itertools.islice(part.pairs, _WORDS_FROM)) if len(parts) > 1 else []
+        if sum(bool(pair.src and pair.tgt) for pair in head) >= _WORDS_OF:
+            words = words_of(head)
+            first = first or (part, words)
+            if is_swapped(first[1], words) or is_swapped(words, first[1]):
+                raise DataError(
+                    f"{part.name} is the other way round than {first[0].name}: its sources look"
+                    " like targets there",
+                    part.mend,
+                )
+        yield from itertools.chain(head, part.pairs)
 
 
 def _listed(names: Sequence[str], notes: Notes, folder: Path) -> list[Source]:
     return list_sources(names, notes, folder) if names else []
+
+
+def _couples(src: Sequence[Source], tgt: Sequence[Source]) -> Iterator[tuple[Source, Source]]:
+    """Give the files that belong together, in their order; a folder holds any number of them."""
+    for source in (*src, *tgt):
+        if source.path is None:
+            raise DataError(
+                f"{source.name}: a set of a hub has no lines",
+                f"It is a table: ensue train {source.name} --task translate",
+            )
+    if len(src) != len(tgt):
+        raise DataError(
+            f"{len(src)} files of sources, {len(tgt)} of targets: pairs need both",
+            f"Sources: {_names(src)}. Targets: {_names(tgt)}.",
+        )
+    return zip(src, tgt, strict=True)
+
+
+def _names(sources: Sequence[Source]) -> str:
+    more = ", …" if len(sources) > 5 else ""
+    return ", ".join(shown(source.name) for source in sources[:5]) + more
 
 
 def _stripped(pair: Pair) -> Pair:

@@ -8,6 +8,7 @@ space: a turn is one line.
 """
 
 import json
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -72,7 +73,7 @@ Found = tuple[str, Turns | Unusable]
 
 def is_talk(name: str) -> bool:
     """Whether a file looks like dialogues: by its first bytes, or the names of its columns."""
-    if not Path(name).is_file():
+    if not os.path.isfile(name):  # unlike Path's, false where a name is too long
         return False
     notes = Notes()
     try:
@@ -82,11 +83,10 @@ def is_talk(name: str) -> bool:
     except (DataError, OSError):
         return False
     line = next((line for line in head.split("\n") if line.strip()), "")
-    if source.form == "json":
-        return any(f'"{key}"' in head for key in LISTS)
-    if source.form == "jsonl":
-        value = _parsed(line)
+    if source.form == "jsonl" and (value := _parsed(line)) is not None:
         return isinstance(value, dict) and (_holds_turns(value) or _talks(value))
+    if source.form in ("json", "jsonl"):  # a document, or a dialogue longer than what was read
+        return any(f'"{key}"' in head for key in LISTS)
     if source.form in ("csv", "tsv"):
         return _talks(re.split(r"[,;\t|]", line))
     return source.form == "text" and EOU in line

@@ -6,7 +6,8 @@ A hypothesis is scored by
 
 where the length counts all its tokens, the end too; 0: the sum alone, 1: the mean. The search of a
 row ends when no beginning can become better than what is found. That is exact: log P only falls, so
-log P now / (longest length allowed) ^ length_penalty bounds all that may come of it.
+log P now / (longest length allowed) ^ length_penalty bounds all that may come of it. With one beam
+it ends at the first end: greedy.
 
 Rows leave the batch as they end. Reference: Graves 2012, arXiv:1211.3711, algorithm 1; the length
 penalty as in Hugging Face's transformers.
@@ -84,6 +85,8 @@ class _Row:
             return True
         if len(self.found) < beam.n_best:
             return False
+        if beam.num_beams == 1:
+            return True  # the likeliest token was the end
         # A log probability is negative: divided by the most it is best.
         longest = (steps + 1, self.most)[beam.length_penalty > 0]
         return best / longest**beam.length_penalty <= self.found[-1].score
@@ -124,9 +127,10 @@ def beam_search(
     rows = [_Row(i, int(max(1, min(n, room)))) for i, n in enumerate(most)]
     every = list(rows)
     banned = torch.tensor(sorted(banned_ids), device=prompts.device).long()
+    exact = torch.float32 if prompts.device.type == "mps" else torch.float64  # which it lacks
     beams = _Beams(
         prompts.new_empty(len(rows), 1, 0),
-        torch.zeros(len(rows), 1, dtype=torch.float64, device=prompts.device),
+        torch.zeros(len(rows), 1, dtype=exact, device=prompts.device),
     )
     with evaluating(decoder):
         hidden, state = decoder(prompts, decoder.init_state(len(rows), memory))
@@ -221,15 +225,17 @@ def _advance(
         logprobs.masked_fill(ends, -math.inf).gather(1, kept),
     )
     ended = ends[:, : beam.num_beams] & (logprobs[:, : beam.num_beams] > -math.inf)
-    for i, rank in ended.nonzero().tolist():
-        text = [*beams.texts[i, parent[i, rank]].tolist(), stop_id]
-        rows[i].take(text, float(logprobs[i, rank]), "stop", beam)
-    for i, row in enumerate(rows):
-        if steps == row.most:
-            _take_all(row, after, i, beam)
-        if not row.found and bool(after.logprobs[i, 0] == -math.inf):
+    row, rank = ended.nonzero(as_tuple=True)
+    finished = beams.texts[row, parent[row, rank]].tolist()  # all at once: a look-up costs as much
+    for i, text, logprob in zip(row.tolist(), finished, logprobs[row, rank].tolist(), strict=True):
+        rows[i].take([*text, stop_id], logprob, "stop", beam)
+    dead = (after.logprobs[:, 0] == -math.inf).tolist()
+    for i, one in enumerate(rows):
+        if steps == one.most:
+            _take_all(one, after, i, beam)
+        if not one.found and dead[i]:
             # All that was likely would repeat: what there is, is given.
-            _take_all(row, beams, i, beam, stop_id)
+            _take_all(one, beams, i, beam, stop_id)
     first = torch.arange(n, device=places.device)[:, None] * before
     return after, first + parents
 

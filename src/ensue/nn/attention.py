@@ -74,6 +74,10 @@ def attend(
     return y.transpose(1, 2).flatten(2)
 
 
+PAIRS = 1 << 25
+"""Numbers that additive attention forms at a time, of pairs of a step and a place: 128 MB."""
+
+
 class CausalSelfAttention(nn.Module):
     """Multi-head attention in which each position sees itself and what came before.
 
@@ -249,8 +253,16 @@ class Additive(nn.Module):
     ) -> Float[Tensor, "R T D"]:
         """Give what each step is told: the mean of the values, by its weights."""
         q = linear(s, self.W).reshape(len(keys), -1, s.shape[-1])  # as in `Dot`
-        both = torch.tanh(q[:, :, None] + keys.to(q.dtype)[:, None])  # (B, R/B T, S, D)
-        return _weighted(self, linear(both, self.v[None])[..., 0], values, mask).view(s.shape)
+        keys = keys.to(q.dtype)
+        # Every pair of a step and a place has D numbers: 8 GB for 8,192 steps of 256 places.
+        steps = max(1, PAIRS // keys.numel())
+        scores = [self._score(some, keys) for some in q.split(steps, dim=1)]
+        return _weighted(self, torch.cat(scores, dim=1), values, mask).view(s.shape)
+
+    def _score(
+        self, q: Float[Tensor, "B T D"], keys: Float[Tensor, "B S D"]
+    ) -> Float[Tensor, "B T S"]:
+        return linear(torch.tanh(q[:, :, None] + keys[:, None]), self.v[None])[..., 0]
 
 
 def mean_of_places(

@@ -76,6 +76,9 @@ class Dialogues(Pairs):
         corpus: The dialogues.
         tokenizer: What made their ids.
         config: How long contexts and replies are.
+
+    Raises:
+        DataError: No reply of a split is short enough.
     """
 
     def __init__(
@@ -84,13 +87,19 @@ class Dialogues(Pairs):
         self.dialogues, self.config = corpus, config
         train, left_out = corpus.train.pairs(config.max_turns, config.max_tokens)
         valid, not_scored = corpus.valid.pairs(config.max_turns, config.max_tokens)
+        for name, pairs in (("train", train), ("valid", valid)):
+            if not len(pairs):
+                raise DataError(
+                    f"all replies of {name} have more than {config.max_tokens} tokens",
+                    f"Allow longer ones: --max-tokens {4 * config.max_tokens}",
+                )
         notes = corpus.notes
         if left_out or not_scored:
             notes += (
                 f"{left_out:,} replies of train and {not_scored:,} of valid are left out: they have"
                 f" more than {config.max_tokens} tokens (--max-tokens)",
             )
-        pairs = PairCorpus(
+        both = PairCorpus(
             src_tokenizer_path=corpus.tokenizer_path,
             tgt_tokenizer_path=corpus.tokenizer_path,
             train=train,
@@ -98,7 +107,7 @@ class Dialogues(Pairs):
             fingerprint=corpus.fingerprint,
             notes=notes,
         )
-        super().__init__(pairs, tokenizer, tokenizer, config.max_tokens)
+        super().__init__(both, tokenizer, tokenizer, config.max_tokens)
 
     def splits(self, model: Any) -> tuple[PairTokens, PairTokens]:
         """Give train and valid, the contexts as long as a model of this shape can read."""

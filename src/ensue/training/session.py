@@ -19,7 +19,7 @@ from ensue.errors import DataError, RunError, UsageError
 from ensue.models import step_of
 from ensue.models.custom import CustomConfig
 from ensue.planning import build_empty
-from ensue.runs import Run, new_run_path, newest_run
+from ensue.runs import Run, new_run_path, newest_run, stem_of
 from ensue.tasks import find_kind
 from ensue.tasks.task import Material
 from ensue.testing import check_custom
@@ -237,7 +237,8 @@ def _fit(
 
 def _leave(plan: Plan, result: Result, run: Run, tracker: Tracker) -> None:
     """Write what a finished run holds beside its plan."""
-    save_weights(run, result.weights, {"model": step_of(plan.config.model).title})
+    model = step_of(plan.config.model).title
+    save_weights(run, result.weights, {"model": model, **_tokenizers(run)})
     _write_pages(run)
     tracker.finish(
         {
@@ -280,7 +281,14 @@ def load_model(run: Run) -> tuple[Any, Tokenizer]:
         UsageError: It is of a class of the user's own, which was not named or cannot be made.
     """
     plan = Plan.from_json(run.read_plan(), str(run.plan_path))
-    tensors, _ = load_weights(run)
+    tensors, metadata = load_weights(run)
+    # Another run's tokenizer fits as well as not, and every word would be another.
+    named = {name: of for name, of in metadata.items() if name.startswith("tokenizer")}
+    if named and named != _tokenizers(run):
+        raise RunError(
+            f"a tokenizer in {run.path} is not the one that its model was trained with",
+            "Copy the whole folder again from where it was trained.",
+        )
     config = plan.config.model
     own = isinstance(config, CustomConfig)
     model: Any = _own_model(plan) if own else build_empty(step_of(config).model, config)
@@ -297,6 +305,12 @@ def load_model(run: Run) -> tuple[Any, Tokenizer]:
     else:
         model.load_state_dict(tensors, assign=True)
     return model.eval(), load_tokenizer(run.tokenizer_path)
+
+
+def _tokenizers(run: Run) -> dict[str, str]:
+    """Give the fingerprint of each tokenizer in a run folder, by its file's name."""
+    found = sorted(run.path.glob("tokenizer*.json"))
+    return {path.name: load_tokenizer(path).fingerprint for path in found}
 
 
 def _own_model(plan: Plan) -> torch.nn.Module:
@@ -317,8 +331,7 @@ def set_weights(model: torch.nn.Module, weights: Mapping[str, torch.Tensor]) -> 
 
 def _stem(config: RunConfig[Any]) -> str:
     named = config.data.sources or getattr(config.data, "src", ())
-    source = named[0] if named else "run"
-    stem = Path(source).name.split(".")[0].strip("-") or "stdin"
+    stem = stem_of(named[0] if named else "run") or "stdin"
     return f"{stem}-{step_of(config.model).title}"
 
 

@@ -12,6 +12,10 @@ class Tracker:
     def progress(self, what: str, done: int, total: int) -> None:
         """A long preparation goes on (bytes tokenised, candidates measured)."""
 
+    def counted(self, what: str, done: int, total: int) -> None:
+        """The same of things and not of bytes, however many there are (sentences translated)."""
+        self.progress(what, done, total)
+
     def start(self, info: dict[str, Any]) -> None:
         """Training begins; `info` holds name, parameters, steps, first step, tokens per step."""
 
