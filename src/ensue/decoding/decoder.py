@@ -9,7 +9,9 @@ The laws (checked by `ensue.testing.check_laws`):
 - *split*: one call equals any pieces of it;
 - *causal*: a later token changes no earlier logit;
 - *rows*: rows do not see each other;
-- *ragged*: rows at different positions decode together as each would alone.
+- *ragged*: rows at different positions decode together as each would alone;
+- *seed*: a sampled row depends on its own seed, and not on the company it is in;
+- *beam*: the score of a beam is that of its tokens, read at once.
 """
 
 from typing import Any, Protocol, runtime_checkable
