@@ -45,7 +45,8 @@ def commands() -> list[str]:
     found = []
     for page in PAGES:
         for block in re.findall(r"```console\n(.*?)```", page.read_text(encoding="utf-8"), re.S):
-            found += [line.split("  #")[0][2:] for line in block.splitlines()]
+            lines = block.replace("\\\n", "").splitlines()  # a long one goes on in the next
+            found += [line.split("  #")[0][2:] for line in lines]
     return [c for c in found if c.startswith("ensue ")]
 
 
