@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ensue import api
+from ensue.alignment import measure_alignment
 from ensue.commands.compare import print_result
 from ensue.commands.inspect import print_look
 from ensue.comparison import CompareConfig, Result, compare
@@ -107,6 +108,11 @@ def compare_dates(args: DemoArgs, console: Console) -> Result:
     if not any(row["model"] == LOOKS and row["error"] for row in result.table()):
         seen = look(looking, LOOKED_AT)
         print_look(seen)
+        found = measure_alignment(looking)
+        sys.stdout.write(
+            f"{found.best.right:.1%} of {found.tokens:,} tokens of held-out dates look at the part"
+            f" that they write ({found.best.name}; by chance {found.chance:.1%})\n"
+        )
         console.notice(f"where it looks: {seen.save(looking / 'inspect')[0]}")
     return result
 
