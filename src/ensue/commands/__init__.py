@@ -366,17 +366,16 @@ def _refuse(args: EvaluateArgs, *names: str) -> None:
     usual = EvaluateArgs()
     for name in names:
         given, default = getattr(args, name), getattr(usual, name)
-        changed = [name]
+        if given == default:
+            continue
+        flag = name
         if dataclasses.is_dataclass(given):
             own = (f.name for f in dataclasses.fields(given))
-            changed = [f for f in own if getattr(given, f) != getattr(default, f)]
-        elif given == default:
-            continue
-        for flag in changed:
-            raise UsageError(
-                f"--{flag.replace('_', '-')} is of {MEANT[name]}, which are not asked for here",
-                "Leave it out, or see: ensue evaluate --help",
-            )
+            flag = next(f for f in own if getattr(given, f) != getattr(default, f))
+        raise UsageError(
+            f"--{flag.replace('_', '-')} is of {MEANT[name]}, which are not asked for here",
+            "Leave it out, or see: ensue evaluate --help",
+        )
 
 
 def run_evaluate(args: EvaluateArgs, console: Console) -> None:
