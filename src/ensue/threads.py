@@ -25,8 +25,8 @@ def torch_threads(count: int) -> Iterator[None]:
 def side_by_side(work: Callable[[T], object], items: Sequence[T], workers: int) -> Iterator[T]:
     """Work on several items at once, each with its share of torch's threads; give each when done.
 
-    Many small operations in a row gain little from a second thread: of a beam search on two cores a
-    third, while two searches of one thread each are nearly twice as fast (docs/experiments.md).
+    Many small operations in a row gain little from a second thread: a beam search on two cores a
+    third, while two searches of one thread each are 1.6 times as fast (docs/experiments.md).
     When one fails, or no more are asked for, what is begun is finished and what waits is dropped.
 
     Args:
