@@ -223,6 +223,20 @@ def test_long_lines_are_cut_into_sentences_and_rejoined() -> None:
         assert one.text.replace(" ", "") == word.replace(" ", "")
 
 
+def test_progress_counts_lines_however_many_parts_they_have(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of 3,000 lines "2,800 of 2,800" stood there for half of the time."""
+    monkeypatch.setattr("ensue.translator.BATCH_TOKENS", 1)
+    done: list[int] = []
+    lines = ["one", "", LONG, LONG, "two"]
+    list(copier(60).stream(lines, Search(num_beams=1), on_progress=done.append))
+    assert len(done) >= 8
+    assert done == sorted(done)
+    assert done[-1] == 4
+    assert 0 in done[:3]
+
+
 def test_no_piece_is_longer_than_what_was_trained_on() -> None:
     translator = copier(max_tokens=20)
     for piece in translator._pieces(0, LONG + " 語" * 30):

@@ -8,7 +8,7 @@ know about a line (it was cut, it ran into a loop, a word could not be spelt) co
 import json
 import math
 import re
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -156,6 +156,7 @@ class _Piece:
     ids: list[int]
     found: list[Hypothesis]
     notices: list[str]
+    share: float = 1.0  # of its line
     looped: str = ""
 
 
@@ -208,11 +209,11 @@ class Translator:
             lines: Read as they are needed: a file may be longer than memory.
             search: How; the defaults of `Search` where it is left out.
             chunk_lines: How many are sorted by length together, at most.
-            on_progress: Called with the number of sentences that are translated so far.
+            on_progress: Called with how many lines that are not blank are translated so far.
         """
         search = search or Search()
         lines = iter(lines)
-        done = 0
+        done = 0.0
         seen = _Seen(self)
         together = min(FIRST_LINES, chunk_lines)
         while chunk := list(islice(lines, together)):
@@ -222,12 +223,14 @@ class Translator:
             # What a document says twice is searched for once.
             firsts: dict[tuple[int, ...], _Piece] = {}
             twins = [firsts.setdefault(tuple(piece.ids), piece) for piece in pieces]
-            times = Counter(map(id, twins))
+            shares: dict[int, float] = defaultdict(float)
+            for piece, first in zip(pieces, twins, strict=True):
+                shares[id(first)] += piece.share
             batches = list(_batches(list(firsts.values()), search.num_beams))
             for batch in self._searched(batches, search):
-                done += sum(times[id(piece)] for piece in batch)
+                done += sum(shares[id(piece)] for piece in batch)
                 if on_progress:
-                    on_progress(done)
+                    on_progress(round(done))
             for piece, first in zip(pieces, twins, strict=True):
                 piece.found, piece.looped = first.found, first.looped
             of_line: dict[int, list[_Piece]] = {}
@@ -247,10 +250,10 @@ class Translator:
 
         Args:
             lines: Read as they are needed: a file may be longer than memory.
-            on_progress: Called with the number of sentences that are read so far.
+            on_progress: Called with how many lines that are not blank are read so far.
         """
         lines = iter(lines)
-        done = 0
+        done = 0.0
         while chunk := list(islice(lines, CHUNK_LINES)):
             pieces = [piece for i, line in enumerate(chunk) for piece in self._pieces(i, line)]
             sums = np.zeros((len(chunk), self.model.config.d_model), dtype=np.float32)
@@ -261,9 +264,9 @@ class Translator:
                     sums[piece.line] += vector * (len(piece.ids) + 1)
                     tokens[piece.line] += len(piece.ids) + 1
                     notices[piece.line] += piece.notices
-                done += len(batch)
+                done += sum(piece.share for piece in batch)
                 if on_progress:
-                    on_progress(done)
+                    on_progress(round(done))
             for line, vector, said in zip(chunk, sums / tokens.clip(min=1), notices, strict=True):
                 yield Embedded(source=line, vector=vector, notices=tuple(said))
 
@@ -302,7 +305,7 @@ class Translator:
             )
         notes = [notices, *([] for _ in parts[1:])]
         joined = zip(texts, parts, notes, strict=True)
-        return [_Piece(number, t, ids, [], n) for t, ids, n in joined]
+        return [_Piece(number, t, ids, [], n, 1 / len(parts)) for t, ids, n in joined]
 
     def _cut(self, sentence: str, room: int) -> list[list[int]]:
         """Cut at spaces; where there is none in so many tokens, anywhere."""

@@ -50,7 +50,7 @@ def run_translate(args: TranslateArgs, console: Console) -> None:
     with ExitStack() as stack:
         notes = Notes()
         typed = not texts and not args.file and sys.stdin.isatty()
-        lines, total = iter(texts), len(texts)
+        lines, total = iter(texts), sum(map(bool, map(str.strip, texts)))
         if typed:
             lines = _typed()
         elif not texts:
@@ -92,9 +92,9 @@ def _names_a_folder(word: str) -> bool:
 def progress_of(console: Console, what: str, total: int, out: str) -> Callable[[int], None]:
     """Tell of progress, unless the lines that appear on the terminal are the progress."""
 
-    def told(sentences: int) -> None:
+    def told(lines: int) -> None:
         if out or not sys.stdout.isatty():
-            console.counted(what, min(sentences, total) if total else sentences, total)
+            console.counted(what, lines, total)
 
     return told
 
