@@ -597,12 +597,18 @@ import os, pty, select, sys
 pid, screen = pty.fork()
 if pid == 0:
     os.execv(sys.executable, [sys.executable, "-m", "ensue.cli", "chat", sys.argv[1]])
-seen = b""
-for count, keys in enumerate(["hello\\n", "/set top_p 0.5\\n", "\\x03", "/undo\\n", "\\x04"], 1):
+seen, keys, waited = b"", "", 0
+for count, after in enumerate(["hello\\n", "/set top_p 0.5\\n", "\\x03", "/undo\\n", "\\x04"], 1):
     while seen.count(b"you: ") < count:
-        if not select.select([screen], [], [], 60)[0]:
+        if select.select([screen], [], [], 2)[0]:
+            seen, waited = seen + os.read(screen, 4096), 0
+        elif waited == 30:
             sys.exit(f"nothing more comes: {seen!r}")
-        seen += os.read(screen, 4096)
+        else:
+            waited += 1
+            # Between showing a prompt and waiting for keys, readline loses a Ctrl-C: press again.
+            os.write(screen, keys.encode() if keys == "\\x03" else b"")
+    keys = after
     os.write(screen, keys.encode())
 try:
     while block := os.read(screen, 4096):
