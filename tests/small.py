@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
-from ensue.models.cnn import CNNConfig
+from ensue.models.cnn import CNNConfig, PictureCNNConfig
 from ensue.models.gpt2 import GPT2Config
 from ensue.models.lstm import LSTMConfig
-from ensue.models.mlp import MLPConfig
+from ensue.models.mlp import MLPClassifierConfig, MLPConfig
 from ensue.models.rnn import RNNConfig
 from ensue.models.seq2seq import Seq2SeqConfig
 from ensue.models.seq2seq_attention import Seq2SeqAttentionConfig
@@ -26,6 +26,11 @@ PAIR_MODELS: dict[str, Any] = {
     "transformer": TransformerConfig(context_length=8, d_model=16, num_layers=1, num_heads=2),
 }
 """The same for those that read a source first."""
+PICTURE_MODELS: dict[str, Any] = {
+    "mlp": MLPClassifierConfig(d_model=16, num_layers=1, dropout=0.0),
+    "cnn": PictureCNNConfig(d_model=8, num_stages=2, num_layers=1, dropout=0.0),
+}
+"""Those that name what a picture shows."""
 EVERY = pytest.mark.parametrize("model", list(MODELS))
 TWO = pytest.mark.parametrize("model", ["lstm", "gpt2"])
 """Where the model hardly matters: two as unlike as can be."""

@@ -27,6 +27,7 @@ from ensue.errors import UsageError
 from ensue.models.gpt2 import GPT2, GPT2Config
 from ensue.models.seq2seq_attention import Seq2SeqAttention, Seq2SeqAttentionConfig
 from ensue.models.transformer import Transformer, TransformerConfig
+from ensue.tasks.measures import BITS
 from ensue.tokenizers.train import train_tokenizer
 
 BYTES = train_tokenizer("byte", [])
@@ -585,7 +586,7 @@ def test_a_run_answers_and_is_scored(
     out = " ".join(capsys.readouterr().out.split())
     assert "perplexity" in out
     score = api.evaluate(run, [str(runs["talk"])])
-    assert f"{score.bits_per_byte:.4f} bits per byte" in out
+    assert f"{score[BITS]:.4f} bits per byte" in out
     assert "5 contexts, an even sample of 180; likeliest: by 2 beams" in out
     card = (runs[model] / "README.md").read_text("utf-8")
     assert f"ensue chat {model}\n" in card

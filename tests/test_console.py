@@ -49,7 +49,7 @@ def train(console: Console, clock: Clock, seconds: float = 0.1, steps: int = 200
 
 def finish(console: Console) -> None:
     console.finish(
-        {"run": "runs/book", "bits_per_byte": 2.1132, "loss": 2.6, "kept": "averaged", "step": 200}
+        {"run": "runs/book", "score": {"bits_per_byte": 2.1132}, "kept": "averaged", "step": 200}
         | {"report": "runs/book/report.html"}
         | {"next": 'ensue generate runs/book "Once upon a time"'}
     )
@@ -84,8 +84,8 @@ def test_without_a_terminal_there_are_a_few_plain_lines():
     assert lines[1] == "training gpt2, 10.8k parameters, 200 steps of 8,192 tokens"
     steps = [line for line in lines if line.startswith("step ") and "/200" in line]
     assert 10 <= len(steps) <= 14
-    assert "step 50: 2.2000 bits/byte on valid" in lines
-    assert "100%  loss 2.500  2.200 bits/byte  0:20 so far  46k tok/s" in steps[-1]
+    assert "step 50: 2.2000 bits per byte on valid" in lines
+    assert "100%  loss 2.500  2.200 bits per byte  0:20 so far  46k tok/s" in steps[-1]
     assert lines[-1] == 'next    ensue generate runs/book "Once upon a time"'
     assert "score   2.1132 bits per byte on valid" in lines
 
@@ -129,7 +129,7 @@ def test_the_live_line_fits_and_leaves_no_trace(terminal):
     lines = words(terminal)
     assert max(map(len, lines)) < 80
     assert any(
-        re.search(r"step 1\d\d/200 +\S+ +loss 2.500 +2.200 bits/byte +0:\d\d left", s)
+        re.search(r"step 1\d\d/200 +\S+ +loss 2.500 +2.200 bits per byte +0:\d\d left", s)
         for s in lines
     )
     assert any("tokenising" in line and "50 MB of 100 MB" in line for line in lines)
@@ -196,8 +196,9 @@ def test_text_from_data_is_neither_markup_nor_control(screen, monkeypatch):
         console.notice(HOSTILE)
         console.progress(HOSTILE, 1, 2)
         console.start(INFO | {"model": HOSTILE})
-        console.evaluated({"step": 1, "split": HOSTILE, "bits_per_byte": 2.0})
-        console.finish({"run": HOSTILE, "bits_per_byte": 2.0, "kept": HOSTILE, "report": HOSTILE})
+        hostile = {"split": HOSTILE, "bits_per_byte": 2.0}
+        console.evaluated({"step": 1, **hostile})
+        console.finish({"run": HOSTILE, "score": hostile, "kept": HOSTILE, "report": HOSTILE})
     print_error(RunError(HOSTILE, HOSTILE), file)
     print_table([HOSTILE, "b"], [[HOSTILE, 1]], title=HOSTILE, file=file, width=200)
     text = file.getvalue()

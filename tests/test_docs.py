@@ -16,6 +16,7 @@ from ensue.commands import (
     parse_train,
 )
 from ensue.commands.chat import ChatArgs
+from ensue.commands.classify import ClassifyArgs
 from ensue.commands.compare import parse_compare
 from ensue.commands.demo import DemoArgs
 from ensue.commands.embed import EmbedArgs
@@ -34,11 +35,14 @@ ARGS: dict[str, type] = {
     "generate": GenerateArgs,
     "embed": EmbedArgs,
     "chat": ChatArgs,
+    "classify": ClassifyArgs,
     "evaluate": EvaluateArgs,
     "inspect": InspectArgs,
     "data": DataArgs,
     "lineage": LineageArgs,
 }
+
+SOURCES = {"lm": "book.txt", "chat": "dialogues.jsonl", "pictures": "pictures/"}
 
 
 def commands() -> list[str]:
@@ -57,6 +61,9 @@ def test_every_command_of_the_docs_parses(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "gru.py").write_text("class GRU: ...")
     (tmp_path / "dialogues.jsonl").write_text('{"messages": []}\n')
+    for name in ("cat", "dog"):
+        (tmp_path / "pictures" / name).mkdir(parents=True)
+        (tmp_path / "pictures" / name / "1.png").touch()
     verb, *words = _allow_code(shlex.split(command)[1:])
     assert verb in VERBS
     if verb in ("train", "plan"):
@@ -67,10 +74,8 @@ def test_every_command_of_the_docs_parses(
             assert Path(config.data.sources[0]).name == "train.tsv"
         elif config.task == "translate":
             assert (config.data.src, config.data.tgt) == (("train.de",), ("train.en",))
-        elif config.task == "chat":
-            assert config.data.sources == ("dialogues.jsonl",)
         else:
-            assert config.data.sources == ("book.txt",)
+            assert config.data.sources == (SOURCES[config.task],)
         if "--model" in words:
             assert step_of(config.model).name.endswith(words[words.index("--model") + 1])
         return

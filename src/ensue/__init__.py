@@ -22,8 +22,10 @@ if TYPE_CHECKING:
         train,
     )
     from ensue.chat import Chat, Talk
+    from ensue.classification import evaluate_labels, load_classifier
     from ensue.errors import EnsueError
     from ensue.inspection import look
+    from ensue.picture_look import look_at_picture
     from ensue.probes import recall
     from ensue.testing import check_laws
     from ensue.vectors import look_at_vectors
@@ -39,10 +41,13 @@ _HOMES = {
     "check_laws": "ensue.testing",
     "compare": "ensue.api",
     "evaluate": "ensue.api",
+    "evaluate_labels": "ensue.classification",
     "load": "ensue.api",
     "load_chat": "ensue.api",
+    "load_classifier": "ensue.classification",
     "load_translator": "ensue.api",
     "look": "ensue.inspection",
+    "look_at_picture": "ensue.picture_look",
     "look_at_vectors": "ensue.vectors",
     "measure_alignment": "ensue.alignment",
     "recall": "ensue.probes",
@@ -59,10 +64,13 @@ __all__ = [
     "check_laws",
     "compare",
     "evaluate",
+    "evaluate_labels",
     "load",
     "load_chat",
+    "load_classifier",
     "load_translator",
     "look",
+    "look_at_picture",
     "look_at_vectors",
     "measure_alignment",
     "recall",

@@ -18,6 +18,7 @@ import torch
 
 from ensue.bleu import TranslationScore, require, score_translations
 from ensue.chat import Chat, Partner, Talk
+from ensue.classification import evaluate_labels
 from ensue.comparison import CompareConfig, Result
 from ensue.comparison import compare as run_comparison
 from ensue.config import to_dict
@@ -42,7 +43,16 @@ from ensue.tasks.translate import translator_of
 from ensue.tokenizers import Tokenizer, load_tokenizer
 from ensue.training.config import DEFAULT_MODEL, RunConfig, TrainConfig
 from ensue.training.plan import Plan
-from ensue.training.session import frozen, load_model, open_run, read_data, require_task
+from ensue.training.session import (
+    card_of,
+    check_same,
+    frozen,
+    load_model,
+    load_network,
+    open_run,
+    read_data,
+    require_task,
+)
 from ensue.training.session import train as run_session
 from ensue.training.tracking import Tracker
 from ensue.translator import Search, Translator
@@ -363,7 +373,7 @@ def load(run: str | Path | Run = "", *, code: str | Path = "") -> Generator:
         allow(code)
     opened, plan = open_run(run, "lm")
     model, tokenizer = load_model(opened)
-    return Generator(model, tokenizer, _card(opened, plan))
+    return Generator(model, tokenizer, card_of(opened, plan))
 
 
 def load_translator(run: str | Path | Run = "", *, verb: str = "") -> Translator:
@@ -379,7 +389,7 @@ def load_translator(run: str | Path | Run = "", *, verb: str = "") -> Translator
     """
     opened, plan = open_run(run, "translate", verb)
     model, _ = load_model(opened)
-    return translator_of(model, opened.path, plan.config.data.max_tokens, _card(opened, plan))
+    return translator_of(model, opened.path, plan.config.data.max_tokens, card_of(opened, plan))
 
 
 def load_chat(run: str | Path | Run = "", talk: Talk | None = None, *, system: str = "") -> Chat:
@@ -395,18 +405,13 @@ def load_chat(run: str | Path | Run = "", talk: Talk | None = None, *, system: s
         UsageError: It was trained for another task.
     """
     opened, plan = open_run(run, "chat")
-    return Chat(_partner(opened, plan), talk, system, _card(opened, plan))
+    return Chat(_partner(opened, plan), talk, system, card_of(opened, plan))
 
 
 def _partner(run: Run, plan: Plan) -> Partner:
     model, tokenizer = load_model(run)
     data = plan.config.data
     return Partner(model, tokenizer, data.max_turns, data.max_tokens)
-
-
-def _card(run: Run, plan: Plan) -> dict[str, Any]:
-    name = step_of(plan.config.model).title
-    return {"run": str(run.path), "model": name, "parameters": plan.parameters}
 
 
 def evaluate(
@@ -416,8 +421,8 @@ def evaluate(
 
     Args:
         run: Its folder; empty: the newest below ``runs/``.
-        sources: Files or folders (of a run that answers: dialogues); none: the run's own
-            validation split.
+        sources: Files or folders (of a run that answers: dialogues; of one that names what pictures
+            show: pictures); none: the run's own validation split.
         code: As for `load`.
 
     Raises:
@@ -428,11 +433,13 @@ def evaluate(
     opened, plan = open_run(run)
     if sources and plan.config.task == "chat":
         return evaluate_chat(opened, sources, contexts=0).score
+    if sources and plan.config.task == "pictures":
+        return evaluate_labels(opened, sources).score
     if sources:
         require_task(opened, plan, "lm", "evaluate")
-    model, tokenizer = load_model(opened)
     if plan.config.task != "lm":
-        return _own_score(opened, plan, model)
+        return _own_score(opened, plan, load_network(opened)[0])
+    model, tokenizer = load_model(opened)
     text = _text(opened, plan, tokenizer, sources)
     name = ", ".join(sources) or "valid"
     length = plan.config.model.context_length
@@ -442,7 +449,7 @@ def evaluate(
 def _own_score(run: Run, plan: Plan, model: Any) -> Score:
     """Score a run on its own validation split, whatever its task."""
     material = read_data(frozen(plan.config, run), start_env("cpu"), Tracker())
-    _check_same(material.valid_text, plan)
+    check_same(material.valid_text, plan)
     task = material.task(plan.config, torch.device("cpu"))
     return task.evaluate(model)
 
@@ -476,9 +483,10 @@ def evaluate_translations(
     pairs = list(read_pair_files(str(src), str(ref)))
     sources, references = [p.src for p in pairs], [p.tgt for p in pairs]
     tracker = tracker or Tracker()
+    total = sum(map(bool, map(str.strip, sources)))
 
     def told(done: int) -> None:
-        tracker.counted("translating", done, len(sources))
+        tracker.counted("translating", done, total)
 
     texts = []
     for translator in translators:
@@ -578,7 +586,7 @@ def _replies(
     else:
         material = read_data(config, start_env("cpu"), Tracker())
         assert isinstance(material, Dialogues)
-        _check_same(material.valid_text, plan)
+        check_same(material.valid_text, plan)
         dialogues, pairs = material.dialogues.valid, material.splits(config.model)[1]
     if left_out := len(dialogues.replies) - len(pairs):
         tracker.notice(
@@ -663,16 +671,8 @@ def _text(run: Run, plan: Plan, tokenizer: Tokenizer, sources: Sequence[str]) ->
     if sources:
         return tokenise(list(sources), tokenizer, load_tokenizer=load_tokenizer)[0]
     text = _corpus(run, plan).valid
-    _check_same(text.fingerprint, plan)
+    check_same(text.fingerprint, plan)
     return text
-
-
-def _check_same(valid_text: str, plan: Plan) -> None:
-    if valid_text != plan.valid_text:
-        raise DataError(
-            "the run's own data has changed since it was trained",
-            "Name what to score it on: --data FILE, or --src FILE --ref FILE",
-        )
 
 
 def compare(

@@ -28,7 +28,8 @@ def train(argv: Sequence[str]) -> None:
     """Train a model on your own text, or go on with a run that was stopped.
 
     The flags below are those of a text. Of pairs: ensue train --task translate --help; of
-    dialogues: ensue train --task chat --help; of a model: ensue train --model lstm --help.
+    dialogues: --task chat; of pictures: --task pictures; of a model: ensue train --model lstm
+    --help.
     """
     from ensue.commands import parse_train, run_train
 
@@ -61,6 +62,14 @@ def translate(argv: Sequence[str]) -> None:
     run_translate(parse(TranslateArgs, argv, "translate", translate.__doc__), _console())
 
 
+def classify(argv: Sequence[str]) -> None:
+    """Name what pictures show with a trained run."""
+    from ensue.commands import parse
+    from ensue.commands.classify import ClassifyArgs, run_classify
+
+    run_classify(parse(ClassifyArgs, argv, "classify", classify.__doc__), _console())
+
+
 def embed(argv: Sequence[str]) -> None:
     """Give the vector that a run's encoder makes of each sentence."""
     from ensue.commands import parse
@@ -78,14 +87,14 @@ def chat(argv: Sequence[str]) -> None:
 
 
 def evaluate(argv: Sequence[str]) -> None:
-    """Score a run: bits per byte; of translations BLEU, chrF and TER; of replies their variety."""
+    """Score a run: bits per byte; BLEU, chrF, TER; variety of replies; classes told right."""
     from ensue.commands import EvaluateArgs, parse, run_evaluate
 
     run_evaluate(parse(EvaluateArgs, argv, "evaluate", evaluate.__doc__), _console())
 
 
 def inspect(argv: Sequence[str]) -> None:
-    """Look inside a run while it reads or translates; probe it; show sentences as points."""
+    """Look inside a run while it reads, translates or names; probe it; show sentences as points."""
     from ensue.commands import parse
     from ensue.commands.inspect import InspectArgs, run_inspect
 
@@ -125,6 +134,7 @@ VERBS = {
         generate,
         translate,
         chat,
+        classify,
         embed,
         evaluate,
         inspect,

@@ -25,6 +25,8 @@ from rich.text import Text
 
 from ensue.errors import EnsueError
 from ensue.memory import resident_bytes
+from ensue.tasks import find_kind
+from ensue.tasks.measures import said
 from ensue.training.tracking import Tracker
 from ensue.views.text import clock, duration, short, size, visible
 
@@ -74,6 +76,7 @@ class Console(Tracker):
         self._pace: deque[tuple[float, int]] = deque(maxlen=150)  # at REFRESH: the last 30 s
         self._loss, self._weight = 0.0, 0.0
         self._score: dict[str, Any] = {}
+        self._kind = find_kind("lm")
 
     def __enter__(self) -> "Console":
         return self
@@ -122,13 +125,15 @@ class Console(Tracker):
     def start(self, info: dict[str, Any]) -> None:
         """Say what is going to be trained."""
         self.close()
+        self._kind = info.get("kind", self._kind)
         self._run, self._begun, self._printed = info, self._clock(), (self._clock(), -1)
         self._pace.clear()
         words = [f"training {info.get('model', 'a model')}"]
         if info.get("parameters"):
             words.append(f"{short(info['parameters'])} parameters")
         if info.get("steps"):
-            words.append(f"{info['steps']:,} steps of {info.get('tokens_per_step', 0):,} tokens")
+            of = f"{info.get('tokens_per_step', 0):,} {self._kind.target}s"
+            words.append(f"{info['steps']:,} steps of {of}")
         self._print(Text(visible(", ".join(words)), "bold"))
         if info.get("run"):
             self._print(Text(visible(f"into {info['run']}"), "dim"))
@@ -140,11 +145,13 @@ class Console(Tracker):
             self._weight = 0.95 * self._weight + 0.05
         done, total = record["step"], int(self._run.get("steps") or 0)
         parts = [f"loss {self._loss / self._weight:.3f}" if self._weight else ""]
+        followed_by = self._kind.followed_by
         if self._score:
-            parts.append(f"{self._score['bits_per_byte']:.3f} bits/byte")
+            parts.append(followed_by.shown(self._score[followed_by.key]))
         speed = record.get("tokens_per_second")
+        unit = "tok" if self._kind.target == "token" else f"{self._kind.target}s"
         title = Text(f"step {done:,}" + (f"/{total:,}" if total else ""), "bold")
-        share, pace = done / total if total else 0.0, f"{short(speed)} tok/s" if speed else ""
+        share, pace = done / total if total else 0.0, f"{short(speed)} {unit}/s" if speed else ""
         self._show(title, share, done, total, parts, pace)
 
     def refit(self, steps: int) -> None:
@@ -153,27 +160,24 @@ class Console(Tracker):
 
     def evaluated(self, record: dict[str, Any]) -> None:
         """Remember the score; without a terminal, print it."""
-        if record.get("bits_per_byte") is None:
+        if record.get(self._kind.followed_by.key) is None:
             return
         self._score = record
         if self._rich.is_terminal or record.get("kind") == "final":
             return
         sampled = " (a sample)" if record.get("sampled") else ""
-        bleu = f", {record['bleu']:.2f} BLEU (greedy)" if "bleu" in record else ""
-        self._print(
-            Text(
-                f"step {record.get('step', 0):,}: {record['bits_per_byte']:.4f} bits/byte{bleu}"
-                f" on {visible(str(record.get('split', 'valid')))}{sampled}"
-            )
-        )
+        self._print(Text(f"step {record.get('step', 0):,}: {self._said(record)}{sampled}"))
+
+    def _said(self, record: dict[str, Any]) -> str:
+        """Write a score and which split it is of."""
+        words = [m.shown(record[m.key], int(m == self._kind.followed_by)) for m in said(record)]
+        return f"{', '.join(words)} on {visible(str(record.get('split', 'valid')))}"
 
     def finish(self, summary: dict[str, Any]) -> None:
         """Say how good it is, where it is, and what to do with it."""
         self.close()
-        split = visible(str(self._score.get("split", "valid")))
-        bleu = f", {self._score['bleu']:.2f} BLEU (greedy)" if "bleu" in self._score else ""
         rows = [
-            ("score", f"{summary['bits_per_byte']:.4f} bits per byte{bleu} on {split}"),
+            ("score", self._said(summary["score"])),
             ("weights", f"{summary.get('kept', 'last')}, of step {summary.get('step', 0):,}"),
             ("time", duration(self._clock() - self._begun)),
             ("run", summary.get("run", "")),

@@ -153,6 +153,14 @@ def replacing(path: Path) -> Iterator[Path]:
     fsync_dir(path.parent)
 
 
+def make_folder(path: Path) -> Path:
+    """Make a folder where it is missing, and give it."""
+    with writing(path, 0):
+        path.mkdir(parents=True, exist_ok=True)
+        fsync_dir(path)
+    return path
+
+
 def fsync_dir(path: Path) -> None:
     """Flush a folder's own entries, so that a rename in it outlives a power cut."""
     if os.name == "nt":  # a folder cannot be opened there, and NTFS journals its entries itself

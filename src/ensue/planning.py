@@ -123,7 +123,7 @@ def cost(model: Any, rows: int, steps: int, source_steps: int = 0, micro_rows: i
     tokens = (micro_rows or rows) * (steps + source_steps)
     # About 16 vectors of the width for each block and token (GPT-2: 4 d in the MLP twice, q k v,
     # norms, residuals), and the logits with their gradient; fp32.
-    activations = 4 * tokens * (16 * width * depth + 2 * int(model.vocab_size))
+    activations = 4 * tokens * (16 * width * depth + 2 * int(getattr(model, "vocab_size", 0)))
     return Cost(
         parameters=parameters,
         flops_per_step=train_flops(model, rows, steps, source_steps),

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from ensue.commands.compare import parse_compare, request_of
-from ensue.comparison.judge import BITS
 from ensue.comparison.plan import ComparisonPlan, Task
 from ensue.comparison.request import CompareConfig
 from ensue.comparison.text import TextJudge
 from ensue.comparison.words import protocol, unfair, verdict, whole_command
 from ensue.config import to_dict
 from ensue.data.corpus import DataConfig
+from ensue.tasks.measures import BITS
 from ensue.training.config import TrainConfig
 
 FLOOR = {"name": "5-gram counts", "doing": "counting 5-grams", "bits_per_byte": 2.2}

@@ -100,7 +100,7 @@ def test_a_learning_rate_once_settled_stays(work: Work, monkeypatch: pytest.Monk
 
     def outcome(path: Path) -> Any:
         name = f"trials/{path.name}"
-        return SimpleNamespace(bits_per_byte=scores[name]) if name in scores else None
+        return SimpleNamespace(score=scores[name]) if name in scores else None
 
     monkeypatch.setattr("ensue.comparison.work.read_outcome", outcome)
     trials = tuple(Task(f"trials/mlp-{r:g}", "mlp", r, 0, {}) for r in (1.0, 2.0))

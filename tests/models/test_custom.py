@@ -16,6 +16,7 @@ from ensue.models import custom, find_step
 from ensue.models.custom import CustomConfig, allow, build
 from ensue.planning import build_empty, count_parameters, fitted
 from ensue.runs import Run
+from ensue.tasks.measures import BITS
 from ensue.testing import LawError, check_custom
 from ensue.training.config import TrainConfig
 from ensue.training.session import load_model, set_weights
@@ -138,7 +139,7 @@ def test_a_run_of_ones_own_is_whole_and_can_be_moved(file: Path) -> None:
     assert torch.equal(model.kept, fresh.kept)  # drawn from the run's seed, as when it was trained
     assert model.output.weight is model.embedding.weight
     assert {model.made.device.type, model.plain.device.type} == {"cpu"}
-    score = ensue.evaluate(run).bits_per_byte
+    score = ensue.evaluate(run)[BITS]
     assert score == pytest.approx(run.read_metrics()[-1]["bits_per_byte"], rel=1e-5)
     assert str(file.parent) not in str(load_weights(run)[1])
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ensue.models import step_of
 from ensue.models.gpt2 import GPT2, GPT2Config
+from ensue.tasks.measures import BITS
 from ensue.tasks.recall import (
     CHANCE,
     GROUP,
@@ -173,7 +174,7 @@ def test_the_loss_is_the_negative_log_likelihood_of_the_symbols_alone() -> None:
     uniform.head = lambda hidden: torch.zeros(*hidden.shape[:-1], VOCAB_SIZE)
     loss = task.loss(uniform, batch)
     assert float(loss.total) / loss.count == pytest.approx(math.log(VOCAB_SIZE))
-    assert task.evaluate(uniform).bits_per_byte == pytest.approx(math.log2(VOCAB_SIZE))
+    assert task.evaluate(uniform)[BITS] == pytest.approx(math.log2(VOCAB_SIZE))
 
 
 def test_what_lies_outside_of_the_context_is_not_seen() -> None:

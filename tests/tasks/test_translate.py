@@ -25,6 +25,7 @@ from ensue.files import read_json
 from ensue.models import find_step, step_of
 from ensue.models.transformer import TransformerConfig
 from ensue.runs import Run
+from ensue.tasks.measures import BITS, BLEU
 from ensue.tasks.task import Material, Task
 from ensue.tasks.translate import PAD, SIDES, Pairs, Translation, prepare
 from ensue.training.config import RunConfig, TrainConfig
@@ -163,9 +164,7 @@ def test_the_score_equals_a_sum_over_single_pairs(
     score = task.evaluate(network)
     assert (score.targets, score.bytes, score.sampled) == (count, num_bytes, False)
     assert score.loss == pytest.approx(total / count, rel=1e-5)
-    assert score.bits_per_byte == pytest.approx(
-        total / count * count / np.log(2) / num_bytes, rel=1e-5
-    )
+    assert score[BITS] == pytest.approx(total / count * count / np.log(2) / num_bytes, rel=1e-5)
     sample = task.evaluate(network, max_targets=count // 3)
     assert sample.sampled
     assert 0 < sample.targets < count
@@ -200,8 +199,8 @@ def test_a_score_has_the_bleu_of_greedy_translations_where_it_is_asked_for(
     ((name, *sides),) = scored
     assert name == "BLEU"
     assert sorted(zip(*sides, strict=True)) == sorted(zip(said, wanted, strict=True))
-    assert score.bleu == pytest.approx(100)
-    assert score.cost == -score.bleu
+    assert score[BLEU] == pytest.approx(100)
+    assert score.cost == -score[BLEU]
 
 
 def test_label_smoothing_is_torchs_and_is_not_scored(
@@ -386,7 +385,7 @@ def test_weights_are_kept_by_bleu_where_it_is_asked_for(
 def test_what_has_no_bleu_cannot_be_kept_by_it() -> None:
     by_bleu = TrainConfig(keep_by="bleu")
     lstm = find_step("lstm").default
-    with pytest.raises(UsageError, match="the task 'lm' has no BLEU"):
+    with pytest.raises(UsageError, match="the task 'lm' has no bleu to keep weights by"):
         RunConfig(task="lm", data=DataConfig(sources=("a",)), model=lstm, train=by_bleu)
     with pytest.raises(UsageError, match="keep_by: unknown value 'blue'"):
         TrainConfig(keep_by="blue")

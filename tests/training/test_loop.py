@@ -18,6 +18,7 @@ from ensue.errors import DiskFullError, NonFiniteError
 from ensue.models import step_of
 from ensue.runs import Run
 from ensue.tasks.lm import score
+from ensue.tasks.measures import BITS
 from ensue.tokenizers import load_tokenizer, train_tokenizer
 from ensue.training import checkpoint, session
 from ensue.training.checkpoint import newest_checkpoint
@@ -210,7 +211,7 @@ def test_the_weights_kept_are_the_best_on_valid(tmp_path: Path, config: Make, mo
     net_model.load_state_dict(weights)
     limit = run.read_plan()["final_eval_tokens"]
     again = score(net_model, corpus.valid, 8, "valid", torch.device("cpu"), limit)
-    assert again.bits_per_byte == pytest.approx(final["bits_per_byte"], rel=1e-6)
+    assert again[BITS] == pytest.approx(final["bits_per_byte"], rel=1e-6)
 
 
 # -- not a number ----------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from ensue.data.corpus import DataConfig
 from ensue.errors import DataError, RunError, StoppedError, UsageError
 from ensue.runs import Run
 from ensue.tasks.lm import LanguageModelling
+from ensue.tasks.measures import BITS
 from ensue.tasks.task import Score
 from ensue.training.checkpoint import newest_checkpoint
 from ensue.training.config import RunConfig, TrainConfig
@@ -126,7 +127,7 @@ def score_backwards(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def backwards(self: LanguageModelling, model: nn.Module, max_targets: int = 0) -> Score:
         score = evaluate(self, model, max_targets)
-        return replace(score, bits_per_byte=20 - score.bits_per_byte)
+        return replace(score, measures={BITS.key: 20 - score[BITS]})
 
     monkeypatch.setattr(LanguageModelling, "evaluate", backwards)
 

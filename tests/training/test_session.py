@@ -87,7 +87,7 @@ def test_a_run_has_all_its_parts(tmp_path: Path, config: Make, model: str) -> No
     assert sum(t.numel() for t in weights.values()) == plan.parameters
     assert listener.steps == [1, 2, 3, 4]
     assert [s["parameters"] for s in listener.started] == [plan.parameters]
-    assert listener.finished[0]["bits_per_byte"] > 0
+    assert listener.finished[0]["score"]["bits_per_byte"] > 0
     assert Run.open(run.path) == run
 
 

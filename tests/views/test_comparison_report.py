@@ -14,9 +14,9 @@ from xml.etree import ElementTree
 import pytest
 from pages import PAYLOAD, Page, assert_harmless
 
-from ensue.comparison.judge import BITS
 from ensue.comparison.pairs import BLEU
 from ensue.runs import Run
+from ensue.tasks.measures import BITS
 from ensue.views.comparison import write_comparison
 from ensue.views.lines import GAP, STYLES, Line, apart
 
@@ -234,6 +234,7 @@ def test_a_test_text_has_a_column_where_there_is_one(finished):
     results["candidates"][0] |= {"test_bits_per_byte": 2.4444, "test_bits_per_byte_spread": 0.0123}
     page, _ = show(folder, results)
     assert "2.444 ± 0.012" in next(row for row in page.rows if row[:1] == ["mlp"])
+    assert "on test" in next(row for row in page.rows if "tokens" in row)
 
 
 def of_pairs(results: dict[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from pages import PAYLOAD, Page, assert_harmless
 
+from ensue.errors import MissingExtraError
+from ensue.views.axes import new_figure
 from ensue.views.looks import SHOWN, UNITS, Position, fits, label, look_page, percent, pictures
 from ensue.views.pictures import Bars, Heat, Picture
 
@@ -301,3 +303,10 @@ def test_letters_of_every_script_are_asked_of_the_fonts_that_are_there(
     Picture(name="p", title="", caption="", heads=(), rows=(), panels=[bars]).save(tmp_path)
     assert used == [["DejaVu Sans", "DejaVu Serif"]]
     assert list(matplotlib.rcParams["font.family"]) == before
+
+
+def test_without_matplotlib_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(MissingExtraError) as caught:
+        new_figure(1.0, 1.0)
+    assert "ensue[plots]" in caught.value.hint

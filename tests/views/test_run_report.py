@@ -4,17 +4,16 @@ import base64
 import hashlib
 import json
 import shlex
-import sys
 from pathlib import Path
 
 import pytest
 from pages import PAYLOAD, Page, assert_harmless
 
-from ensue.errors import MissingExtraError
 from ensue.models import steps_for
 from ensue.runs import Run
+from ensue.tasks import find_kind
 from ensue.views.card import write_card
-from ensue.views.plots import read_curves, smooth, thin, write_curve_png
+from ensue.views.plots import read_curves, smooth, thin
 from ensue.views.report import write_report
 from ensue.views.text import train_command
 
@@ -206,15 +205,14 @@ def test_smoothing_neither_lags_where_the_curve_is_steep_nor_shifts_a_line():
 
 def test_training_loss_stands_on_the_axis_of_the_score():
     """Nats for each token and bits for each byte on one axis, unconverted, would lie."""
-    curves = read_curves(records(20, 5, True))
+    curves = read_curves(records(20, 5, True), find_kind("lm"))
     assert curves.unit == "bits per byte"
-    assert curves.bits_per_nat == pytest.approx(2.113 / 2.61)
-    assert read_curves(records(3)).unit == "nats per token"
+    assert curves.per_nat == pytest.approx(2.113 / 2.61)
+    assert read_curves(records(3), find_kind("lm")).unit == "nats per token"
 
 
 def asked(task, step, **data):
     """Give a plan, as plain values, in which nothing is asked for but model and data."""
-    from ensue.tasks import find_kind  # here: the other tests need no torch
     from ensue.training.config import RunConfig, config_to_dict
 
     config = RunConfig(task=task, data=find_kind(task).config(**data), model=step.config())
@@ -227,6 +225,19 @@ def test_defaults_need_no_flag(step):
     """The usual values of the views and the defaults of the configs are the same, or this fails."""
     _, values = asked("lm", step, sources=("book.txt",))
     assert train_command(values) == f"ensue train book.txt --model {step.name}"
+
+
+@pytest.mark.parametrize("step", steps_for("pictures"), ids=lambda step: step.name)
+def test_the_command_of_a_picture_classifier_makes_the_same_run(step):
+    from ensue.commands import parse_train
+
+    config, values = asked("pictures", step, sources=("a/",))
+    command = train_command(values)
+    assert command == f"ensue train a --task pictures --model {step.name}"
+    again, _ = parse_train(shlex.split(command)[2:], "")
+    assert again.model == config.model
+    _, values = asked("pictures", step, sources=("a",), flip=True, rotate=20.0)
+    assert train_command(values).endswith("--rotate 20.0 --flip")
 
 
 @pytest.mark.parametrize("step", steps_for("translate"), ids=lambda step: step.name)
@@ -320,17 +331,3 @@ def test_the_card_tells_all_but_the_data(tmp_path):
     assert "ensue generate book-gpt2-001" in text
     assert "\\[link\\](javascript:x) \\<b\\>\\x1b".replace("\\x1b", "\\\\x1b") in text
     assert "alice" not in text
-
-
-@pytest.mark.parametrize("lines", [[], records(1), records(40, 5, True)], ids=len)
-def test_the_curve_as_a_picture(tmp_path, lines):
-    pytest.importorskip("matplotlib")
-    path = write_curve_png(make(tmp_path, lines), tmp_path / "curve.png", FLOOR)
-    assert path.read_bytes().startswith(b"\x89PNG")
-
-
-def test_without_matplotlib_the_extra_is_named(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(MissingExtraError) as caught:
-        write_curve_png(make(tmp_path, []), tmp_path / "curve.png")
-    assert "ensue[plots]" in caught.value.hint

@@ -14,22 +14,27 @@ import tyro
 
 from ensue import api
 from ensue.chat import Talk
+from ensue.classification import evaluate_labels
 from ensue.config import read_toml
 from ensue.console import Console, print_table
 from ensue.data import catalog
 from ensue.data.corpus import DataConfig
 from ensue.data.dialogues import DialogueConfig
 from ensue.data.pairs import PairsConfig
+from ensue.data.pictures import PicturesConfig, are_pictures
 from ensue.data.turns import is_talk
 from ensue.decoding.search import Beam
 from ensue.errors import UsageError
+from ensue.files import make_folder
 from ensue.models import LINEAGE, find_step
 from ensue.models.custom import allow
 from ensue.runs import Run
 from ensue.tasks import Kind, find_kind
+from ensue.tasks.measures import ACCURACY, BITS, CALIBRATION, MACRO_F1
 from ensue.training.config import M, RunConfig, config_from_dict
 from ensue.training.session import open_run
 from ensue.translator import Search
+from ensue.views.classes import confusion_picture
 from ensue.views.text import visible
 
 
@@ -90,7 +95,21 @@ class TrainDialogues(DialogueConfig):
     recipe.toml."""
 
 
-DATA: dict[str, type[Any]] = {"lm": TrainData, "translate": TrainPairs, "chat": TrainDialogues}
+@dataclass(frozen=True, kw_only=True)
+class TrainPictures(PicturesConfig):
+    """What is read."""
+
+    sources: tyro.conf.Positional[tuple[str, ...]] = ()
+    """Folders or zips with a folder for each class; IDX, .npz, .csv of pixels; or one
+    recipe.toml."""
+
+
+DATA: dict[str, type[Any]] = {
+    "lm": TrainData,
+    "translate": TrainPairs,
+    "chat": TrainDialogues,
+    "pictures": TrainPictures,
+}
 """What is read, as flags, by task."""
 D = TypeVar("D")
 
@@ -116,7 +135,7 @@ def parse_train(
     name = str(flag(argv, "--model") or dict(values.get("model", {})).get("name", ""))
     task = flag(argv, "--task") or values.get("task") or task_of(argv, name)
     kind = find_kind(str(task))
-    step = find_step(name or kind.model)
+    step = find_step(name or kind.model, kind.name)
     file = flag(argv, "--model").rpartition(":")[0]
     if file.endswith(".py"):
         allow(file)  # the command itself names it
@@ -140,6 +159,8 @@ def task_of(argv: Sequence[str], model: str) -> str:
         return "translate"
     if any(map(is_talk, argv)):
         return "chat"
+    if any(map(are_pictures, argv)):
+        return "pictures"
     able = find_step(model).tasks if model else ("lm",)
     return next(filter(None, map(catalog.task_of, argv)), able[0])
 
@@ -151,7 +172,12 @@ def files_of(kind: Kind, flags: Any, verb: str) -> tuple[Any, tuple[str, ...]]:
         What is read, and the test files of the sets.
     """
     data = kind.config(**_fields(flags))
-    own = {"lm": data_of, "translate": pairs_of, "chat": dialogues_of}[kind.name]
+    own = {
+        "lm": data_of,
+        "translate": pairs_of,
+        "chat": dialogues_of,
+        "pictures": pictures_of,
+    }[kind.name]
     found: tuple[Any, tuple[str, ...]] = own(data, verb)  # type: ignore[operator]
     return found
 
@@ -190,6 +216,20 @@ def dialogues_of(data: DialogueConfig, verb: str) -> tuple[DialogueConfig, tuple
         raise UsageError("no dialogues to read", f"Name a file: ensue {verb} dialogues.jsonl")
     sources, valid, test = _files_of(data.sources, data.valid, data.cache, verb)
     return dataclasses.replace(data, sources=sources, valid=valid), test
+
+
+def pictures_of(data: PicturesConfig, verb: str) -> tuple[PicturesConfig, tuple[str, ...]]:
+    """Check that something is named.
+
+    Returns:
+        What is read, and no test files: a set has its test part inside.
+
+    Raises:
+        UsageError: Nothing is named.
+    """
+    if not data.sources:
+        raise UsageError("no pictures to read", f"Name a folder: ensue {verb} pictures/")
+    return data, ()
 
 
 def data_of(data: DataConfig, verb: str) -> tuple[DataConfig, tuple[str, ...]]:
@@ -343,6 +383,11 @@ class EvaluateArgs:
     """Contexts of dialogues that are answered, an even sample; all replies are scored. 0: none."""
     talk: tyro.conf.OmitArgPrefixes[Talk] = field(default_factory=lambda: Talk(rerank=10))
     """How replies are drawn."""
+    split: str = ""
+    """Of a run that names classes: which of its own splits is scored, valid (default) or test."""
+    out: str = ""
+    """Of a run that names classes: folder for the picture of what was taken for what; default:
+    evaluate/ in the run."""
     floor: bool = False
     """Also score the text by counting byte 5-grams in the training text: what a model must beat."""
     json: bool = False
@@ -357,7 +402,13 @@ HOW = {
 """How a run is scored, by its task."""
 
 
-MEANT = {"search": "translations and replies", "contexts": "replies", "talk": "replies"}
+MEANT = {
+    "search": "translations and replies",
+    "contexts": "replies",
+    "talk": "replies",
+    "split": "labelled data",
+    "out": "labelled data",
+}
 """Flags that mean something to what is generated, and nothing to a text that is only read."""
 
 
@@ -389,24 +440,29 @@ def run_evaluate(args: EvaluateArgs, console: Console) -> None:
     run, plan = open_run(args.run)
     if plan.config.task != "chat":
         _refuse(args, "search", "contexts", "talk")
+    if plan.config.task != "pictures":
+        _refuse(args, "split", "out")
     if plan.config.task == "chat":
         _evaluate_chat(args, run, console)
+        return
+    if plan.config.task == "pictures":
+        _evaluate_labels(args, run, console)
         return
     score = api.evaluate(run, args.data)
     floor = api.floor(run, args.data) if args.floor else None
     if args.json:
         values = score.record()
         if floor:
-            values["floor_bits_per_byte"] = floor.bits_per_byte
+            values[f"floor_{BITS.key}"] = floor.bits_per_byte
         sys.stdout.write(json.dumps(values, ensure_ascii=False) + "\n")
         return
     sys.stdout.write(
-        f"{score.bits_per_byte:.4f} bits per byte on {visible(score.split)}"
+        f"{BITS.shown(score[BITS], 1)} on {visible(score.split)}"
         f" ({score.bytes:,} bytes, sha256 {score.fingerprint[:12]})\n"
         f"{score.loss:.4f} nats per token, {score.targets:,} tokens; {HOW[plan.config.task]}\n"
     )
     if floor:
-        verdict = "beats" if score.bits_per_byte < floor.bits_per_byte else "does not beat"
+        verdict = "beats" if score[BITS] < floor.bits_per_byte else "does not beat"
         sys.stdout.write(
             f"{floor.bits_per_byte:.4f} bits per byte by counting {floor.order}-grams"
             f" of {floor.train_bytes:,} bytes; the model {verdict} it. {floor.note}\n"
@@ -426,11 +482,12 @@ def _evaluate_chat(args: EvaluateArgs, run: Run, console: Console) -> None:
     )
     console.close()
     if args.json:
-        sys.stdout.write(json.dumps(dataclasses.asdict(found), ensure_ascii=False) + "\n")
+        values = dataclasses.asdict(found) | {"score": found.score.record()}
+        sys.stdout.write(json.dumps(values, ensure_ascii=False) + "\n")
         return
     score = found.score
     sys.stdout.write(
-        f"{score.bits_per_byte:.4f} bits per byte, perplexity {found.perplexity:.2f} of a token, on"
+        f"{BITS.shown(score[BITS], 1)}, perplexity {found.perplexity:.2f} of a token, on"
         f" {visible(score.split)} ({score.targets:,} tokens of {found.of:,} replies, sha256"
         f" {score.fingerprint[:12]}); {HOW['chat']}\n"
     )
@@ -458,6 +515,49 @@ def _evaluate_chat(args: EvaluateArgs, run: Run, console: Console) -> None:
         f" of {found.rerank} by mutual information, weight {talk.weight:g}; overlap: F1 of words"
         " with the person's reply\n"
     )
+
+
+def _evaluate_labels(args: EvaluateArgs, run: Run, console: Console) -> None:
+    if args.floor:
+        raise UsageError("--floor counts n-grams of texts; pictures have none")
+    if args.data and args.split:
+        raise UsageError("--split is of the run's own data", "Leave out --data or --split.")
+    split = args.split or "valid"
+    found = evaluate_labels(run, args.data, split=split, tracker=console)
+    console.close()
+    names = [c.name for c in found.by_class]
+    drawn = confusion_picture(names, found.confusion, "data" if args.data else split)
+    paths = drawn.save(make_folder(Path(args.out or run.path / "evaluate")))
+    if args.json:
+        values = dataclasses.asdict(found) | {"score": found.score.record()}
+        values["files"] = [str(path) for path in paths]
+        sys.stdout.write(json.dumps(values, ensure_ascii=False) + "\n")
+        return
+    score = found.score
+    right = ACCURACY.shown(score[ACCURACY])
+    sys.stdout.write(
+        f"{right} of {score.targets:,} on {visible(score.split)}, macro F1"
+        f" {score[MACRO_F1]:.2f}, {score.loss:.4f} nats, calibration error"
+        f" {score[CALIBRATION]:.2f} % (sha256 {score.fingerprint[:12]}; look {found.looks} of this"
+        " run at these data)\n"
+    )
+    rows = [
+        [c.name, f"{c.examples:,}", *(f"{v:.1%}" for v in (c.precision, c.recall, c.f1))]
+        for c in found.by_class
+    ]
+    print_table(["class", "examples", "precision", "recall", "F1"], rows)
+    wrong = sorted(
+        ((n, i, j) for i, row in enumerate(found.confusion) for j, n in enumerate(row) if i != j),
+        reverse=True,
+    )[:CONFUSED]
+    rows = [[names[i], names[j], f"{n:,}"] for n, i, j in wrong if n]
+    if rows:
+        print_table(["is", "was taken for", "times"], rows)
+    sys.stdout.write(f"all of it as a picture: {visible(str(paths[0].resolve()))}\n")
+
+
+CONFUSED = 5
+"""Pairs of classes that are named as the most confused."""
 
 
 def _evaluate_translations(args: EvaluateArgs, console: Console) -> None:

@@ -10,13 +10,13 @@ import tyro
 
 from ensue.commands import DATA, D, files_of, flag, parse, task_of
 from ensue.comparison import CompareConfig, Result, compare
-from ensue.comparison.judge import Measure
 from ensue.comparison.request import parse_models
 from ensue.console import Console, print_table
 from ensue.data import catalog
 from ensue.errors import UsageError
 from ensue.models import steps_for
 from ensue.tasks import TASKS, find_kind
+from ensue.tasks.measures import Measure
 from ensue.training.config import TrainConfig
 from ensue.views.text import command, visible
 from ensue.views.text import size as in_bytes

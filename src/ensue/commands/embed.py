@@ -46,7 +46,7 @@ def run_embed(args: EmbedArgs, console: Console) -> None:
     with ExitStack() as stack:
         notes = Notes()
         lines: Iterator[str] = iter(texts)
-        total = len(texts)
+        total = sum(map(bool, map(str.strip, texts)))
         if not texts:
             lines, total = stack.enter_context(read_lines(args.file or "-", notes))
         told = progress_of(console, "reading lines", total, args.out)

@@ -22,6 +22,7 @@ from ensue.data.source import list_sources
 from ensue.errors import UsageError, nearest
 from ensue.inspection import Look, look
 from ensue.models import step_of
+from ensue.picture_look import look_at_picture
 from ensue.runs import Run, newest_run
 from ensue.training.budget import parse_budget
 from ensue.training.session import open_run
@@ -49,11 +50,11 @@ EXAMPLE = 'For instance: ensue inspect RUN "Once upon a time"'
 
 @dataclass(frozen=True, kw_only=True)
 class InspectArgs:
-    """A run and a text to look at it with; or runs and a probe; or a run and many sentences."""
+    """A run and a text or picture to look at it with; runs and a probe; a run and sentences."""
 
     words: tyro.conf.Positional[tuple[str, ...]] = ()
-    """The text, in quotes; or the run and the text. With --probe: one or more runs; with --vectors:
-    the run."""
+    """The text, in quotes, or the picture's file; before it perhaps the run. With --probe: one or
+    more runs; with --vectors: the run."""
     target: str = ""
     """Of a run that translates: what it has to write; default: its own translation."""
     vectors: str = ""
@@ -122,6 +123,9 @@ BELONGS = {
 
 def _look(args: InspectArgs, console: Console) -> None:
     run, text = _run_and_text(args.words)
+    if open_run(run)[1].config.task == "pictures":
+        _look_at_picture(args, run, text)
+        return
     seen = look(run, text, target=args.target)
     for notice in seen.notices:
         console.notice(notice)
@@ -130,6 +134,19 @@ def _look(args: InspectArgs, console: Console) -> None:
         _print_json(seen.to_json(), paths)
         return
     print_look(seen)
+    _print_page(paths)
+
+
+def _look_at_picture(args: InspectArgs, run: Run, file: str) -> None:
+    if args.target:
+        raise UsageError("--target is of a run that translates", "Leave it out.")
+    seen = look_at_picture(run, file)
+    paths = seen.save(args.out or run.path / "inspect")
+    if args.json:
+        _print_json(seen.to_json(), paths)
+        return
+    rows = [[visible(label), f"{share:.1%}"] for label, share in seen.answer.top]
+    print_table([visible(seen.answer.source), "confidence"], rows)
     _print_page(paths)
 
 

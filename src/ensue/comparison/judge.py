@@ -1,39 +1,11 @@
 """What a comparison asks of a task: by which measures models are told apart, and the floors."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from ensue.runs import Run
+from ensue.tasks.measures import Measure
 from ensue.tasks.task import Material
-
-
-@dataclass(frozen=True, kw_only=True)
-class Measure:
-    """One number by which models are compared."""
-
-    key: str
-    """In ``results.json`` and ``table.csv``."""
-    name: str
-    """At the head of its column."""
-    unit: str
-    """Behind its value in a sentence."""
-    digits: int
-    """After the point."""
-    more: bool = False
-    """Whether more is better."""
-
-    def shown(self, value: float) -> str:
-        """Write a value in a sentence."""
-        return f"{value:.{self.digits}f} {self.unit}"
-
-    def loss(self, value: float) -> float:
-        """Give what is less where the model is better: to sort by."""
-        return -value if self.more else value
-
-
-BITS = Measure(key="bits_per_byte", name="bits per byte", unit="bits per byte", digits=3)
-"""What every task has: runs record it, and learning rates are chosen by it."""
 
 
 @runtime_checkable

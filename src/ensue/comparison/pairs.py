@@ -18,22 +18,19 @@ import torch
 from numpy.typing import NDArray
 
 from ensue import bleu
-from ensue.comparison.judge import BITS, Measure
 from ensue.comparison.request import CompareConfig, named_files
 from ensue.data.cache import key_of
 from ensue.data.notes import Notes
 from ensue.data.pairs import Pair, PairsConfig, check_test, read_splits, read_whole
 from ensue.dictionary import Dictionary, count_dictionary
 from ensue.runs import Run
+from ensue.tasks.measures import BITS, BLEU, CHRF, EXACT
 from ensue.tasks.translate import Pairs, translator_of
 from ensue.training.choose import THREADS
 from ensue.training.session import load_model
 from ensue.training.tracking import Tracker
 from ensue.translator import Search
 
-EXACT = Measure(key="exact", name="% exact match", unit="% exactly right", digits=1, more=True)
-BLEU = Measure(key="bleu", name="BLEU", unit="BLEU", digits=2, more=True)
-CHRF = Measure(key="chrf", name="chrF", unit="chrF", digits=2, more=True)
 COUNT: dict[str, Callable[[Sequence[str], Sequence[str]], float]] = {
     "exact": bleu.exact_share,
     "bleu": lambda texts, references: bleu.corpus_score("BLEU", texts, references).value,

@@ -9,6 +9,7 @@ from ensue.config import to_dict
 from ensue.data.corpus import DataConfig
 from ensue.data.dialogues import DialogueConfig
 from ensue.data.pairs import PairsConfig, in_both
+from ensue.data.pictures import PicturesConfig
 from ensue.errors import UsageError, nearest
 from ensue.models import Step, find_step, steps_for
 from ensue.models.custom import allow
@@ -22,7 +23,7 @@ EQUAL = ("params", "flops", "time")
 FILES = ("sources", "src", "tgt", "valid", "valid_src", "valid_tgt")
 """Fields of data configs that name files."""
 
-Data = DataConfig | PairsConfig | DialogueConfig
+Data = DataConfig | PairsConfig | DialogueConfig | PicturesConfig
 """What some task reads, also one whose models are not compared: that is then said."""
 
 
@@ -66,7 +67,7 @@ class CompareConfig:
             object.__setattr__(self, "models", {n: {"name": n} for n in names})
         self._check_files()
         for name, table in self.models.items():
-            self._check_model(name, find_step(str(table["name"])))
+            self._check_model(name, find_step(str(table["name"]), self.task))
         if self.equal not in EQUAL:
             raise UsageError(
                 f"equal: unknown value {self.equal!r}{nearest(self.equal, EQUAL)}",

@@ -9,16 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from ensue import __version__
-from ensue.comparison.judge import BITS, Judge, Measure
+from ensue.comparison.judge import Judge
 from ensue.comparison.plan import ComparisonPlan, Task
 from ensue.comparison.speed import measure_generation
 from ensue.comparison.words import protocol, unfair, verdict, whole_command
 from ensue.files import TEMPORARY, read_json, remove_tree, write_json, writing
 from ensue.runs import Run
+from ensue.tasks import find_kind
+from ensue.tasks.measures import Measure
 from ensue.training.config import config_from_dict
 from ensue.training.tracking import Tracker
 from ensue.views.comparison import write_comparison
-from ensue.views.text import command, place
+from ensue.views.text import command, kind_of, place
 
 CONTEXTS = {"lm": (64, 256, 1024, 4096), "translate": (16, 64, 256, 1024)}
 """Tokens before the first that is generated, or of the source, where speed is measured."""
@@ -52,8 +54,8 @@ class Trials:
 class Outcome:
     """What one finished run cost and gave."""
 
-    bits_per_byte: float
-    """On valid."""
+    score: float
+    """On valid, by what runs of its task are followed by."""
     targets: int
     """Tokens of valid that were scored for it."""
     sampled: bool
@@ -84,7 +86,7 @@ def read_outcome(path: Path) -> Outcome | None:
     last = next(r for r in reversed(records) if r.get("kind") == "step")
     plan = run.read_plan()
     return Outcome(
-        bits_per_byte=float(final["bits_per_byte"]),
+        score=float(final[kind_of(plan).followed_by.key]),
         targets=int(final["targets"]),
         sampled=bool(final["sampled"]),
         seconds=float(final["spent"]),
@@ -138,7 +140,7 @@ class Result:
             "error": "error",
         }
         ones = [*self.values["candidates"], *({"error": "", **f} for f in self.values["floors"])]
-        ones.sort(key=lambda one: _loss(main, one))
+        ones.sort(key=lambda one: _cost(main, one))
         return [{head: one.get(key) for head, key in columns.items()} for one in ones]
 
     def __repr__(self) -> str:
@@ -154,10 +156,10 @@ class Result:
         return (self.folder / "report.html").read_text(encoding="utf-8")
 
 
-def _loss(measure: Measure, one: Mapping[str, Any]) -> float:
+def _cost(measure: Measure, one: Mapping[str, Any]) -> float:
     """Give a row's place by a measure: what has none comes last."""
     value = one.get(measure.key)
-    return math.inf if value is None else measure.loss(float(value))
+    return math.inf if value is None else measure.cost(float(value))
 
 
 def gather(
@@ -193,11 +195,11 @@ def gather(
             "The test set was read once by each run and by what needs no network, after all was"
             f" chosen on valid; sha256 {judge.test[:12]}."
         )
-    main = judge.measures[0]
+    main, followed_by = judge.measures[0], find_kind(plan.request["task"]).followed_by
     for candidate in candidates:
         _average(candidate, judge.measures)
     finished = [c for c in candidates if c[main.key] is not None]
-    finished.sort(key=lambda c: (_loss(main, c), _loss(BITS, c)))
+    finished.sort(key=lambda c: (_cost(main, c), _cost(followed_by, c)))
     values: dict[str, Any] = {
         "version": __version__,
         "command": whole_command(plan.request, plan.candidates, folder),
@@ -239,18 +241,19 @@ def _candidate(
 ) -> dict[str, Any]:
     """Give a row of the table, with the trials and runs that it comes from."""
     tasks = [task for task in plan.tasks if task.candidate == name]
+    followed_by = find_kind(plan.request["task"]).followed_by
     tried, runs = [], []
     for task in tasks:
         outcome = outcomes.get(task.name)
+        measured = asdict(outcome) if outcome else {}
         common = {
             "run": task.name,
-            "bits_per_byte": outcome.bits_per_byte if outcome else None,
+            followed_by.key: measured.pop("score", None),
             "error": errors.get(task.name, ""),
         }
         if task.name.startswith("trials"):
             tried.append({"rate": task.rate, **common})
         else:
-            measured = asdict(outcome) if outcome else {}
             runs.append(
                 {
                     **measured,
@@ -259,7 +262,7 @@ def _candidate(
                     "command": _run_command(task),
                 }
             )
-    done = [run for run in runs if run["bits_per_byte"] is not None]
+    done = _done(runs)
     failed = [run["error"] for run in runs if run["error"]]
 
     def mean(key: str) -> float | None:
@@ -280,6 +283,11 @@ def _candidate(
         "generation": [],
         "samples": [],
     }
+
+
+def _done(runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Give those that came to their end, of which something was measured."""
+    return [run for run in runs if "seconds" in run]
 
 
 def _shape(task: Task, rate: float) -> dict[str, Any]:
@@ -317,7 +325,7 @@ def _scored(
     path = folder / f"{split}.json"
     known: dict[str, Any] = read_json(path) if path.exists() else {}
     prefix = "" if split == "valid" else f"{split}_"
-    done = [run for c in candidates for run in c["runs"] if run[BITS.key] is not None]
+    done = [run for c in candidates for run in _done(c["runs"])]
     for number, run in enumerate(done):
         if run["run"] not in known:
             tracker.progress(f"scoring on {split}", number, len(done))
@@ -335,7 +343,7 @@ def _scored(
 
 def _average(candidate: dict[str, Any], measures: Sequence[Measure]) -> None:
     """Put means and spreads over the finished runs into a row, and name the best of them."""
-    done = [run for run in candidate["runs"] if run[BITS.key] is not None]
+    done = _done(candidate["runs"])
     for measure in measures:
         for key in (measure.key, f"test_{measure.key}"):
             scores = [run[key] for run in done if key in run]
@@ -343,7 +351,7 @@ def _average(candidate: dict[str, Any], measures: Sequence[Measure]) -> None:
             candidate[f"{key}_spread"] = _spread(scores)
     by_length = [run["by_length"] for run in done if "by_length" in run]
     candidate["by_length"] = _by_length(by_length)
-    best = min(done, key=lambda run: _loss(measures[0], run)) if done else {"run": ""}
+    best = min(done, key=lambda run: _cost(measures[0], run)) if done else {"run": ""}
     candidate["best_run"] = best["run"]
 
 

@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 
-from ensue.comparison.judge import BITS
 from ensue.comparison.request import CompareConfig
 from ensue.data.corpus import DataConfig, tokenise
 from ensue.data.shards import Tokens
@@ -14,6 +13,7 @@ from ensue.decoding.logits import Sampling
 from ensue.floors import floor_of
 from ensue.runs import Run
 from ensue.tasks.lm import Text, score
+from ensue.tasks.measures import BITS
 from ensue.tokenizers import load_tokenizer
 from ensue.training.session import load_model
 from ensue.training.tracking import Tracker
@@ -82,7 +82,7 @@ class TextJudge:
         text = self._text(split)
         model, _ = load_model(run)
         length = run.read_plan()["config"]["model"]["context_length"]
-        bits = score(model, text, length, split, torch.device("cpu")).bits_per_byte
+        bits = score(model, text, length, split, torch.device("cpu"))[BITS]
         return {BITS.key: bits}
 
     def floors(self, split: str) -> list[dict[str, Any]]:

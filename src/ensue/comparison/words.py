@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ensue.comparison.judge import Judge, Measure
+from ensue.comparison.judge import Judge
 from ensue.comparison.plan import ComparisonPlan, can_be_fitted
 from ensue.comparison.request import CompareConfig
 from ensue.config import to_dict
@@ -13,6 +13,7 @@ from ensue.models import step_of
 from ensue.planning import build_empty
 from ensue.runs import Run
 from ensue.tasks import find_kind
+from ensue.tasks.measures import Measure
 from ensue.training.choose import DROPOUT_FROM_EPOCHS
 from ensue.training.config import config_from_dict
 from ensue.views.text import command, place
@@ -186,7 +187,7 @@ def verdict(
     best, *others = finished
     words = f"{best['name']} is best on valid: {measure.shown(best[key])}"
     words += f", {_ahead_of(others[0], best, measure)}" if others else "."
-    bound = min(floors, key=lambda floor: measure.loss(floor[key]))
+    bound = min(floors, key=lambda floor: measure.cost(floor[key]))
     if _loss(best, measure) >= _loss(bound, measure):
         return (
             f"No network beats {bound['doing']} ({measure.shown(bound[key])}) at this"
@@ -208,7 +209,7 @@ def verdict(
 
 
 def _loss(one: Mapping[str, Any], measure: Measure) -> float:
-    return measure.loss(float(one[measure.key]))
+    return measure.cost(float(one[measure.key]))
 
 
 def _ahead_of(other: Mapping[str, Any], best: Mapping[str, Any], measure: Measure) -> str:

@@ -127,7 +127,7 @@ def _prepare(request: CompareConfig, folder: Path, tracker: Tracker) -> Prepared
             f"{folder} is not empty and is not a comparison", "Name another folder with --out."
         )
     # One text for all, whatever the model.
-    reading = RunConfig(task=kind.name, data=data, model=find_step(kind.model).default)
+    reading = RunConfig(task=kind.name, data=data, model=find_step(kind.model, kind.name).default)
     material = read_data(reading, start_env(), tracker)
     judge: Judge = JUDGES[kind.name](request, material, tracker, plan.measure if plan else "")
     if plan is None:
@@ -283,7 +283,7 @@ class Work:
             for task in trials:
                 outcome = read_outcome(self.folder / task.name)
                 if outcome is not None:
-                    scores.setdefault(task.candidate, {})[task.rate] = outcome.bits_per_byte
+                    scores.setdefault(task.candidate, {})[task.rate] = outcome.score
             settled = Trials({c: min(s, key=s.__getitem__) for c, s in scores.items()}, self.errors)
             write_json(self._trials_path, to_dict(settled))
         self.trials = Trials(**read_json(self._trials_path))

@@ -93,6 +93,44 @@ def _permute(place: NDArray[np.int64], size: int, key: NDArray[np.uint64]) -> ND
     return x.astype(np.int64)
 
 
+class RowOrder:
+    """Which row is the i-th, for any ``i``: all rows once an epoch, each epoch in another order.
+
+    Args:
+        num_rows: Rows of the table.
+        seed: Another seed gives another order.
+    """
+
+    def __init__(self, num_rows: int, seed: int) -> None:
+        self.num_rows, self.seed = num_rows, seed
+
+    def rows(self, i: int, n: int) -> NDArray[np.int64]:
+        """Give rows ``i`` to ``i + n - 1`` of the endless order."""
+        index = np.arange(i, i + n, dtype=np.int64)
+        epoch, place = np.divmod(index, self.num_rows)
+        out = np.empty(n, dtype=np.int64)
+        for e in np.unique(epoch):
+            key = _mix(_mix(np.array([self.seed & (2**64 - 1)], _U64)) ^ _U64(int(e)))
+            here = epoch == e
+            out[here] = _permute(place[here], self.num_rows, key)
+        return out
+
+
+def random_shares(seed: int, first: int, rows: int, columns: int) -> NDArray[np.float32]:
+    """Draw numbers in [0, 1) as a pure function of seed, row and column, (rows, columns).
+
+    Args:
+        seed: Another seed gives other numbers.
+        first: Number of the first row.
+        rows: How many rows.
+        columns: Numbers of each.
+    """
+    key = _mix(_mix(np.array([seed & (2**64 - 1)], _U64)) ^ _U64(0xA5A5A5A5))
+    row = _mix(np.arange(first, first + rows, dtype=_U64)[:, None] ^ key)
+    drawn = _mix(row ^ _mix(np.arange(columns, dtype=_U64)))
+    return ((drawn >> _U64(40)).astype(np.float32) / np.float32(1 << 24)).astype(np.float32)
+
+
 class BucketOrder:
     """Which rows make update ``i``, for any ``i``: rows of about one length, little padding.
 

@@ -138,7 +138,7 @@ def _one_file(name: str, scratch: Path, documents: bool) -> Source:
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
-        raise _missing(path) from None
+        raise missing(path) from None
     except (OSError, ValueError) as error:
         raise _unreadable(name, error) from None
     if _is_json(path) and documents:
@@ -237,7 +237,8 @@ def _looks_like_text(source: Source, folder: Path, notes: Notes) -> bool:
     return True
 
 
-def _missing(path: Path) -> DataError:
+def missing(path: Path) -> DataError:
+    """Say that nothing is there, and what has nearly that name."""
     folder = path.parent
     try:
         siblings = sorted(entry.name for entry in folder.iterdir())[:10_000]

@@ -318,7 +318,7 @@ def device_of(decoder: Decoder) -> torch.device:
 
 
 @contextmanager
-def evaluating(decoder: Decoder) -> Iterator[None]:
+def evaluating(decoder: Any) -> Iterator[None]:
     """Switch dropout and the like off, and afterwards on again exactly where it was on."""
     if not (isinstance(decoder, nn.Module) and decoder.training):
         yield

@@ -9,8 +9,24 @@ from ensue.errors import UsageError, nearest
 
 
 @dataclass(frozen=True)
+class Form:
+    """One class of a step's file, for the tasks that it can learn."""
+
+    classname: str
+    """Name of the model class; its config is the same with ``Config``."""
+    tasks: tuple[str, ...] = ("lm",)
+    """See `ensue.tasks`."""
+    sizes: str = "SIZES"
+    """Name of its configs for the values of the size dial."""
+    rate: float = 1.0
+    """Factor on Muon's usual learning rates at which it learns best: docs/experiments.md."""
+    idea: str = ""
+    """What it does, where that is not what the step's row says."""
+
+
+@dataclass(frozen=True)
 class Step:
-    """One step of the lineage: a row of the table."""
+    """One step of the lineage, in one of its forms: a row of the table."""
 
     name: str
     """What ``--model`` calls it; also its file in ``ensue/models``."""
@@ -24,12 +40,14 @@ class Step:
     """What a row keeps while text is generated."""
     grows: str
     """What that memory grows with."""
-    classname: str
-    """Name of the model class in its file; its config is the same with ``Config``."""
-    rate: float = 1.0
-    """Factor on Muon's usual learning rates at which it learns best: docs/experiments.md."""
-    tasks: tuple[str, ...] = ("lm",)
-    """What it can learn; see `ensue.tasks`."""
+    forms: tuple[Form, ...]
+    """What there is in its file; the first is the usual one."""
+    form: Form = Form("")
+    """The one that is meant."""
+
+    def __post_init__(self) -> None:
+        if not self.form.classname:
+            object.__setattr__(self, "form", self.forms[0])
 
     @property
     def title(self) -> str:
@@ -37,9 +55,19 @@ class Step:
         return self.name
 
     @property
+    def tasks(self) -> tuple[str, ...]:
+        """What this form can learn."""
+        return self.form.tasks
+
+    @property
+    def rate(self) -> float:
+        """Factor on Muon's usual learning rates."""
+        return self.form.rate
+
+    @property
     def config(self) -> type[Any]:
         """The config class."""
-        return self._get(f"{self.classname}Config")
+        return self._get(f"{self.form.classname}Config")
 
     @property
     def default(self) -> Any:
@@ -49,18 +77,23 @@ class Step:
     @property
     def model(self) -> type[Any]:
         """The model class."""
-        return self._get(self.classname)
+        return self._get(self.form.classname)
 
     @property
     def sizes(self) -> dict[str, Any]:
         """Configs for the values of the size dial."""
-        return self._get("SIZES")
+        return self._get(self.form.sizes)
 
     def filled(self, config: Any, size: str) -> Any:
         """Take from a size what a config leaves open: the fields that have their defaults."""
         given = {f.name: getattr(config, f.name) for f in fields(config)}
         opened = {f.name: f.default for f in fields(config)}
         return replace(self.sizes[size], **{k: v for k, v in given.items() if v != opened[k]})
+
+    def for_task(self, task: str) -> "Step":
+        """Give the form that can learn a task; where there is none, the usual one."""
+        form = next((f for f in self.forms if task in f.tasks), self.forms[0])
+        return replace(self, form=form, idea=form.idea or self.idea)
 
     def _get(self, name: str) -> Any:
         return getattr(import_module(f"ensue.models.{self.name}"), name)
@@ -70,22 +103,28 @@ LINEAGE = (
     Step(
         "mlp",
         2003,
-        "Bengio et al.",
+        "Rosenblatt 1958; Bengio et al.",
         "a fully connected network reads a window of text",
         "the last N-1 tokens",
         "nothing",
-        "MLP",
-        rate=4.0,
+        (
+            Form("MLP", rate=4.0),
+            Form(
+                "MLPClassifier",
+                ("pictures",),
+                "CLASSIFIER_SIZES",
+                idea="a fully connected network reads all pixels at once",
+            ),
+        ),
     ),
     Step(
         "cnn",
         2017,
-        "Dauphin et al.; LeCun et al. 1989",
+        "LeCun et al. 1989; Dauphin et al.",
         "small filters, the same at every place, one layer on another",
         "what the filters of each layer reach back to",
         "nothing",
-        "CNN",
-        rate=4.0,
+        (Form("CNN", rate=4.0), Form("PictureCNN", ("pictures",), "PICTURE_SIZES")),
     ),
     Step(
         "rnn",
@@ -94,8 +133,7 @@ LINEAGE = (
         "one vector, carried along the text and rewritten at each step",
         "h of each layer",
         "nothing",
-        "RNN",
-        rate=2.0,
+        (Form("RNN", rate=2.0),),
     ),
     Step(
         "lstm",
@@ -104,8 +142,7 @@ LINEAGE = (
         "gates decide what is written, kept and said",
         "h and c of each layer",
         "nothing",
-        "LSTM",
-        rate=4.0,
+        (Form("LSTM", rate=4.0),),
     ),
     Step(
         "seq2seq",
@@ -114,9 +151,7 @@ LINEAGE = (
         "one network reads the source into a vector, another writes the target from it",
         "the vector; h and c of each layer",
         "nothing",
-        "Seq2Seq",
-        rate=4.0,
-        tasks=("translate", "chat"),
+        (Form("Seq2Seq", ("translate", "chat"), rate=4.0),),
     ),
     Step(
         "seq2seq_attention",
@@ -125,9 +160,7 @@ LINEAGE = (
         "before each word, the decoder looks back at the source",
         "a vector for each word of the source; h and c of each layer",
         "the source",
-        "Seq2SeqAttention",
-        rate=4.0,
-        tasks=("translate", "chat"),
+        (Form("Seq2SeqAttention", ("translate", "chat"), rate=4.0),),
     ),
     Step(
         "transformer",
@@ -136,8 +169,7 @@ LINEAGE = (
         "attention in place of recurrence, in encoder and decoder",
         "keys and values of the source and of every token",
         "the source and the text",
-        "Transformer",
-        tasks=("translate", "chat"),
+        (Form("Transformer", ("translate", "chat")),),
     ),
     Step(
         "gpt2",
@@ -146,29 +178,40 @@ LINEAGE = (
         "attention to all of the past, nothing else",
         "keys and values of every token",
         "the text, up to the context",
-        "GPT2",
-        tasks=("lm", "chat"),
+        (Form("GPT2", ("lm", "chat")),),
     ),
 )
 
 
 def step_of(config: Any) -> Step:
-    """Give the row that a config belongs to."""
-    if type(config).__name__ == "CustomConfig":
+    """Give the row that a config belongs to, in its form."""
+    name = type(config).__name__
+    if name == "CustomConfig":
         return _custom(config.file, config.classname)
-    return next(s for s in LINEAGE if f"{s.classname}Config" == type(config).__name__)
+    return next(
+        replace(step, form=form)
+        for step in LINEAGE
+        for form in step.forms
+        if f"{form.classname}Config" == name
+    )
 
 
 def steps_for(task: str) -> list[Step]:
     """Give the models that can learn a task, in the order of the lecture."""
-    return [step for step in LINEAGE if task in step.tasks]
+    steps = [step.for_task(task) for step in LINEAGE]
+    return [step for step in steps if task in step.tasks]
 
 
-def find_step(name: str) -> Step:
-    """Give the row of a model; an unknown name is a UsageError that names the nearest."""
+def find_step(name: str, task: str = "") -> Step:
+    """Give the row of a model; an unknown name is a UsageError that names the nearest.
+
+    Args:
+        name: Of a step, or of a class of the user's own: ``FILE.py:CLASS``.
+        task: Of its forms that which can learn this is meant; empty: the usual one.
+    """
     for step in LINEAGE:
         if step.name == name:
-            return step
+            return step.for_task(task)
     file, _, classname = name.rpartition(":")
     if file.endswith(".py"):
         return _custom(file, classname)
@@ -180,7 +223,8 @@ def find_step(name: str) -> Step:
 
 
 def _custom(file: str, classname: str) -> Step:
-    return Custom(f"{file}:{classname}", 0, "yours", "a model of yours", "", "", classname)
+    form = Form(classname)
+    return Custom(f"{file}:{classname}", 0, "yours", "a model of yours", "", "", (form,))
 
 
 @dataclass(frozen=True)
@@ -190,7 +234,7 @@ class Custom(Step):
     @property
     def title(self) -> str:
         """The class alone: where its file lies is nobody else's business."""
-        return self.classname
+        return self.form.classname
 
     @property
     def config(self) -> type[Any]:

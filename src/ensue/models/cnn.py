@@ -22,9 +22,11 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from ensue.errors import UsageError
 from ensue.nn.capture import tap
-from ensue.nn.conv import CausalConv
+from ensue.nn.conv import CausalConv, PictureConv
 from ensue.nn.dropout import Dropout
+from ensue.nn.linear import Linear, gelu
 from ensue.nn.shape import check_shape
 from ensue.nn.vocabulary import Vocabulary
 
@@ -156,3 +158,118 @@ class CNN(nn.Module):
         c = self.config
         weights = c.num_layers * 2 * c.kernel_size * c.d_model**2 + c.vocab_size * c.d_model
         return rows * steps * 6 * weights
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureCNNConfig:
+    """Shape of a CNN over pictures. A zero (of dropout: -1) means: chosen with the size."""
+
+    classes: int = 0
+    """What it tells apart; 0: the data's."""
+    channels: int = 0
+    """Of a picture, 1 (grey) or 3; 0: the data's."""
+    height: int = 0
+    """Pixels; 0: the data's."""
+    width: int = 0
+    """Pixels; 0: the data's."""
+    d_model: int = 0
+    """Filters of the first stage; each further stage has twice as many."""
+    num_stages: int = 0
+    """Stages; each begins with a stride of 2, which halves the picture."""
+    num_layers: int = 0
+    """Convolutions of each stage, besides that which it begins with."""
+    kernel_size: int = 3
+    """Taps of a filter on a side, odd; those of the first layer have two more."""
+    dropout: float = -1.0
+    """Dropped in training from what is said of the whole picture."""
+
+    def __post_init__(self) -> None:
+        check_shape(self)
+        if self.kernel_size % 2 == 0:
+            raise UsageError(
+                f"kernel_size is {self.kernel_size}; it must be odd, for a filter to have a middle",
+                "For instance: --model.kernel-size 3",
+            )
+
+
+PICTURE_SIZES = {
+    "xs": PictureCNNConfig(d_model=32, num_stages=2, num_layers=1),
+    "s": PictureCNNConfig(d_model=64, num_stages=2, num_layers=1),
+    "m": PictureCNNConfig(d_model=64, num_stages=3, num_layers=1),
+    "l": PictureCNNConfig(d_model=96, num_stages=3, num_layers=2),
+}
+
+
+def normed(x: Float[Tensor, "B C H W"], norm: nn.LayerNorm) -> Float[Tensor, "B C H W"]:
+    """Normalise the channels at each place; they lie last in memory."""
+    gain, bias = norm.weight.to(x.dtype), norm.bias.to(x.dtype)
+    places = F.layer_norm(x.permute(0, 2, 3, 1), gain.shape, gain, bias, norm.eps)
+    return places.permute(0, 3, 1, 2)
+
+
+class PictureBlock(nn.Module):
+    """One convolution on a residual branch, or, with other filters or a stride, on the way."""
+
+    def __init__(self, d_input: int, d_output: int, kernel_size: int, stride: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(d_input)
+        self.conv = PictureConv(d_input, d_output, kernel_size, stride, kernel_size // 2)
+        self.adds = stride == 1 and d_input == d_output
+
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B F I J"]:
+        """Give what the filters find."""
+        found = gelu(self.conv(normed(x, self.norm)))
+        tap(self, "maps", found)
+        return x + found if self.adds else found
+
+
+class PictureCNN(nn.Module):
+    """Names the class of a picture; see `ensue.tasks.classify`."""
+
+    def __init__(self, config: PictureCNNConfig) -> None:
+        super().__init__()
+        self.config = c = config
+        self.classes = c.classes
+        looks = c.kernel_size + 2
+        self.first = PictureConv(c.channels, c.d_model, looks, stride=2, padding=looks // 2)
+        blocks, width = [], c.d_model
+        for stage in range(c.num_stages):
+            if stage:
+                blocks.append(PictureBlock(width, 2 * width, c.kernel_size, 2))
+                width *= 2
+            blocks += [PictureBlock(width, width, c.kernel_size, 1) for _ in range(c.num_layers)]
+        self.blocks = nn.ModuleList(blocks)
+        self.norm = nn.LayerNorm(width)
+        self.dropout = Dropout(c.dropout)
+        self.head = Linear(width, c.classes)
+        self.init_weights()
+
+    @torch.no_grad()
+    def init_weights(self) -> None:
+        """Initialise filters so that they keep the variance of what they read."""
+        if self.head.weight.is_meta:
+            return
+        for conv in self._convolutions():
+            conv.init_weights()
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def _convolutions(self) -> list[PictureConv]:
+        return [m for m in self.modules() if isinstance(m, PictureConv)]
+
+    def forward(self, pictures: Float[Tensor, "B C H W"]) -> Float[Tensor, "B K"]:
+        """Give a logit for each class."""
+        x = gelu(self.first(pictures))
+        tap(self.first, "maps", x)
+        for block in self.blocks:
+            x = block(x)
+        whole = x.mean(dim=(2, 3), dtype=torch.float32)
+        return self.head(self.dropout(self.norm(whole)))
+
+    def train_flops(self, rows: int, steps: int = 1) -> int:
+        """Floating-point operations of one forward and backward pass: the convolutions."""
+        height, width, total = self.config.height, self.config.width, 0
+        for conv in self._convolutions():
+            height, width = -(-height // conv.stride), -(-width // conv.stride)
+            total += conv.weight.numel() * height * width
+        return 6 * rows * (total + self.head.weight.numel())

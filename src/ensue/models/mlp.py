@@ -1,16 +1,22 @@
-"""Step 1: the fully connected network, given the last N tokens.
+"""Step 1: the fully connected network.
 
-A fully connected network takes a vector of fixed length: layers y = f(W x + b). To predict text it
-is shown a window, the embeddings of the last N tokens laid side by side. Each place in the window
-has its own weights, so nothing learnt at one place helps at another; and what lies outside the
-window does not exist.
+A fully connected network takes a vector of fixed length: layers y = f(W x + b). A picture is such a
+vector, its pixels laid side by side (`MLPClassifier`):
+
+    h = f(W_1 x + b_1);  h = f(W h + b) for each further layer
+    logits = V h + c
+
+To predict text it is shown a window, the embeddings of the last N tokens laid side by side (`MLP`).
+Each place in the window, as each pixel, has its own weights, so nothing learnt at one place helps
+at another; and what lies outside the window does not exist.
 
     x_t = [E w_{t-N+1}, …, E w_t]
     h = f(H x_t + d);  h = f(W h + b) for each further layer
     logits = E (U h + a) + c
 
-Reference: Bengio et al. 2003, "A Neural Probabilistic Language Model". Departures: GELU in place of
-tanh, the output layer is the embedding, no direct connections from x to the output.
+Reference: Rosenblatt 1958; Rumelhart et al. 1986. Of text: Bengio et al. 2003, "A Neural
+Probabilistic Language Model". Departures: GELU in place of tanh, the output layer is the embedding,
+no direct connections from x to the output.
 """
 
 from dataclasses import dataclass
@@ -130,3 +136,77 @@ class MLP(nn.Module):
         c = self.config
         layers = sum(layer.weight.numel() for layer in (*self.layers, self.out))
         return rows * steps * 6 * (layers + c.vocab_size * c.d_model)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MLPClassifierConfig:
+    """Shape of a classifier. A zero (of dropout: -1) means: chosen with the size."""
+
+    classes: int = 0
+    """What it tells apart; 0: the data's."""
+    channels: int = 0
+    """Of a picture, 1 (grey) or 3; 0: the data's."""
+    height: int = 0
+    """Pixels; 0: the data's."""
+    width: int = 0
+    """Pixels; 0: the data's."""
+    d_model: int = 0
+    """Width of the hidden layers."""
+    num_layers: int = 0
+    """Hidden layers."""
+    dropout: float = -1.0
+    """Dropped in training from each hidden layer."""
+
+    def __post_init__(self) -> None:
+        check_shape(self)
+
+
+CLASSIFIER_SIZES = {
+    "xs": MLPClassifierConfig(d_model=256, num_layers=1),
+    "s": MLPClassifierConfig(d_model=512, num_layers=2),
+    "m": MLPClassifierConfig(d_model=1024, num_layers=2),
+    "l": MLPClassifierConfig(d_model=2048, num_layers=3),
+}
+
+
+class MLPClassifier(nn.Module):
+    """Names the class of a picture; see `ensue.tasks.classify`."""
+
+    def __init__(self, config: MLPClassifierConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.classes = config.classes
+        pixels = config.channels * config.height * config.width
+        widths = [pixels] + [config.d_model] * config.num_layers
+        self.layers = nn.ModuleList(Linear(*pair) for pair in pairwise(widths))
+        self.head = Linear(widths[-1], config.classes)
+        self.dropout = Dropout(config.dropout)
+        self.init_weights()
+
+    @torch.no_grad()
+    def init_weights(self) -> None:
+        """Initialise layers so that they keep the variance of what they read; no class is likelier.
+
+        The variance of a GELU's output is about 0.42 of its input's: hence the 1.5.
+        """
+        if self.head.weight.is_meta:
+            return
+        layer: Any
+        for layer in self.layers:
+            nn.init.normal_(layer.weight, std=1.5 * layer.in_features**-0.5)
+            nn.init.zeros_(layer.bias)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, pictures: Float[Tensor, "B C H W"]) -> Float[Tensor, "B K"]:
+        """Give a logit for each class."""
+        x = pictures.flatten(1).to(product_dtype())
+        for layer in self.layers:
+            x = gelu(layer(x))
+            tap(layer, "h", x)
+            x = self.dropout(x)
+        return self.head(x)
+
+    def train_flops(self, rows: int, steps: int = 1) -> int:
+        """Floating-point operations of one forward and backward pass: the matrix products."""
+        return 6 * rows * sum(m.weight.numel() for m in (*self.layers, self.head))

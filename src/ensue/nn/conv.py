@@ -1,6 +1,7 @@
-"""Convolution along a sequence, looking to the left only."""
+"""Convolution: along a sequence, looking to the left only; and over a picture."""
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -51,3 +52,45 @@ class CausalConv(nn.Module):
             [taps[:, j * self.dilation :][:, :steps] for j in range(self.kernel_size)], dim=2
         )
         return linear(taps, self.weight, self.bias), seen[:, steps:]
+
+
+class PictureConv(nn.Module):
+    """Filters of k by k taps, the same at every place of a picture.
+
+        y_ij = sum_ab F_ab x_(si+a)(sj+b) + c        (a, b around the place; s: the stride)
+
+    Args:
+        d_input: Channels read.
+        d_output: Filters.
+        kernel_size: Taps k on a side.
+        stride: Places s from one to the next that is looked at.
+        padding: Zeros that are thought beyond each edge: with k // 2 and a stride of 1 the picture
+            keeps its size.
+    """
+
+    def __init__(
+        self, d_input: int, d_output: int, kernel_size: int, stride: int, padding: int
+    ) -> None:
+        super().__init__()
+        self.kernel_size, self.stride, self.padding = kernel_size, stride, padding
+        # A matrix, so that Muon takes it as one: a row for each filter.
+        self.weight = nn.Parameter(torch.empty(d_output, d_input * kernel_size**2))
+        self.bias = nn.Parameter(torch.empty(d_output))
+
+    @property
+    def filters(self) -> Float[Tensor, "F C K K"]:
+        """Give the filters as small pictures."""
+        return self.weight.unflatten(1, (-1, self.kernel_size, self.kernel_size))
+
+    @torch.no_grad()
+    def init_weights(self) -> None:
+        """Initialise filters so that they keep the variance of what they read."""
+        nn.init.normal_(self.weight, std=self.weight.shape[1] ** -0.5)
+        nn.init.zeros_(self.bias)
+
+    def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B F I J"]:
+        """Filter a picture; channels lie last in memory, as the processor's kernels want them."""
+        dtype = product_dtype()
+        filters = self.filters.to(dtype, memory_format=torch.channels_last)
+        x = x.to(dtype, memory_format=torch.channels_last)
+        return F.conv2d(x, filters, self.bias.to(dtype), self.stride, self.padding)

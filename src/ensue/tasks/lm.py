@@ -16,6 +16,7 @@ from ensue.data.spool import Progress
 from ensue.decoding.engine import evaluating
 from ensue.errors import UsageError
 from ensue.nn.loss import cross_entropy_sum
+from ensue.tasks.measures import BITS
 from ensue.tasks.task import Loss, RowTask, Score, Shape, refuse_unused
 from ensue.tokenizers import Tokenizer, load_tokenizer, train_tokenizer
 
@@ -120,7 +121,9 @@ class Text:
 
     def sized(self, train: Any, model: Any, tokens: int, world: int) -> Any:
         """Give an update its rows: a multiple of the processes."""
-        refuse_unused(train, ("batch_tokens", "label_smoothing", "word_dropout"), "lm")
+        refuse_unused(
+            train, ("batch_tokens", "label_smoothing", "word_dropout", "class_weights"), "lm"
+        )
         rows = train.global_batch_size
         if not rows:
             rows = -(-max(1, tokens // model.context_length) // world) * world
@@ -235,7 +238,7 @@ def score(
     return Score(
         split=split,
         loss=total / count,
-        bits_per_byte=bits / (text.num_bytes * share),
+        measures={BITS.key: bits / (text.num_bytes * share)},
         targets=count,
         bytes=round(text.num_bytes * share),
         fingerprint=text.fingerprint,

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from ensue.decoding.engine import evaluating
 from ensue.nn.loss import cross_entropy_sum
+from ensue.tasks.measures import BITS
 from ensue.tasks.task import Loss, RowTask, Score
 
 SYMBOLS, FILLERS = 32, 8
@@ -114,9 +115,8 @@ class Recall(RowTask):
         return Score(
             split="valid",
             loss=mean,
-            bits_per_byte=mean / math.log(2),
+            measures={BITS.key: mean / math.log(2)},
             targets=loss.count,
-            bytes=loss.count,
             fingerprint="",
         )
 

@@ -1,7 +1,7 @@
 """The contracts of a task: with the chooser, what there is to learn from; with the loop, sums."""
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ensue.errors import UsageError
+from ensue.tasks.measures import BITS, Measure
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Loss:
     """Targets scored."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Score:
     """How good a model is on one split."""
 
@@ -29,27 +30,35 @@ class Score:
     """Which split, by name."""
     loss: float
     """Mean loss, nats per target."""
-    bits_per_byte: float
-    """Bits for each byte of the text, whatever the tokenizer."""
+    measures: Mapping[str, float]
+    """What else was measured, by the keys of `ensue.tasks.measures.Measure`."""
     targets: int
     """Targets scored."""
-    bytes: int
-    """Bytes of text that they spell."""
     fingerprint: str
-    """SHA-256 of the text scored."""
+    """SHA-256 of what was scored."""
+    bytes: int = 0
+    """Bytes of text that the targets spell; 0: they spell none."""
     sampled: bool = False
     """Whether only a part of the split was scored."""
-    bleu: float | None = None
-    """Of greedy translations, where weights are kept by it."""
+    kept_by: Measure = BITS
+    """By which measure one score is better than another."""
+
+    def __getitem__(self, measure: Measure | str) -> float:
+        """Give one number, by its measure or by the key of that."""
+        return self.record()[measure if isinstance(measure, str) else measure.key]
 
     @property
     def cost(self) -> float:
         """By what one score is better than another: the lower one."""
-        return self.bits_per_byte if self.bleu is None else -self.bleu
+        return self.kept_by.cost(self[self.kept_by])
 
     def record(self) -> dict[str, Any]:
-        """Give what was measured."""
-        return {key: value for key, value in asdict(self).items() if value is not None}
+        """Give what was measured, as ``metrics.jsonl`` holds it."""
+        values = {name: value for name, value in vars(self).items() if name not in _INSIDE}
+        return {**values, **self.measures}
+
+
+_INSIDE = ("measures", "kept_by")
 
 
 @runtime_checkable

@@ -24,6 +24,7 @@ from ensue.decoding.search import Beam, beam_search
 from ensue.errors import DataError, UsageError
 from ensue.files import read_json, write_json
 from ensue.nn.loss import cross_entropy_sum
+from ensue.tasks.measures import BITS, GREEDY_BLEU
 from ensue.tasks.task import Loss, Score, Shape, refuse_unused
 from ensue.tokenizers import Tokenizer, load_tokenizer, train_tokenizer
 from ensue.translator import Sides, Translator
@@ -180,15 +181,18 @@ class Translation:
         num_bytes = self.valid.tgt_bytes
         share = count / int(lengths.sum())
         bits = total / math.log(2) + 8 * self.valid.tgt_unspelt_bytes * share
+        measures = {BITS.key: bits / (num_bytes * share)}
+        if self.with_bleu:
+            measures[GREEDY_BLEU.key] = corpus_score("BLEU", translations, references).value
         return Score(
             split="valid",
             loss=total / count,
-            bits_per_byte=bits / (num_bytes * share),
+            measures=measures,
             targets=count,
             bytes=round(num_bytes * share),
             fingerprint=self.valid.fingerprint,
             sampled=share < 1,
-            bleu=corpus_score("BLEU", translations, references).value if self.with_bleu else None,
+            kept_by=GREEDY_BLEU if self.with_bleu else BITS,
         )
 
     def _translated(self, model: Any, batch: PairBatch) -> list[str]:
@@ -284,7 +288,7 @@ class Pairs:
 
     def sized(self, train: Any, model: Any, tokens: int, world: int) -> Any:
         """Give an update its tokens; pairs are shared among the processes as they come."""
-        refuse_unused(train, ("global_batch_size",), "translate")
+        refuse_unused(train, ("global_batch_size", "class_weights"), "translate")
         return replace(train, batch_tokens=train.batch_tokens or tokens)
 
     def splits(self, model: Any) -> tuple[PairTokens, PairTokens]:

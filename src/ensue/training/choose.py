@@ -17,6 +17,7 @@ from ensue.errors import UsageError
 from ensue.models import step_of
 from ensue.planning import build_empty, count_parameters, peak_flops, train_flops
 from ensue.runs import Run
+from ensue.tasks import find_kind
 from ensue.tasks.task import Material
 from ensue.training.budget import Budget, parse_budget
 from ensue.training.config import SIZES, RunConfig, TrainConfig, config_to_dict
@@ -113,10 +114,10 @@ class Chooser:
         """Take the largest size that sees enough text for its weights within the budget."""
         if self.config.size or not self.budget.seconds:
             return self.shaped(self.config.size or self._size_for_flops())
-        chosen = self.shaped("xs")
+        chosen, ratio = self.shaped("xs"), find_kind(self.config.task).targets_per_parameter
         for size in SIZES[2:]:
             config = self.shaped(size)
-            enough = TOKENS_PER_PARAMETER * self.parameters(config)
+            enough = ratio * self.parameters(config)
             if self._tokens_in_time(config, self.least_seconds(config)) < enough:
                 break  # not even at this machine's peak: not worth a measurement
             if self._tokens_in_time(config, self.seconds_per_step(config, 2)) < enough:
@@ -218,7 +219,7 @@ class Chooser:
         epochs = targets / self.material.train_targets
         if self.config.model.dropout >= 0 or epochs < DROPOUT_FROM_EPOCHS:
             return config
-        self.say(f"the text will be read about {epochs:.0f} times: dropout 0.1")
+        self.say(f"the data will be read about {epochs:.0f} times: dropout 0.1")
         return replace(config, model=replace(config.model, dropout=0.1))
 
     def flops(self, config: RunConfig[Any]) -> float:
@@ -264,9 +265,6 @@ class Chooser:
         )
 
 
-TOKENS_PER_PARAMETER = 4
-"""A size is taken when the budget lets it see so many tokens for each weight: in a minute on two
-cores, 4 layers of 128 (1.7 tokens a weight) beat 4 of 192 (0.4) by 0.07 bits per byte."""
 DROPOUT_FROM_EPOCHS = 14.0
 """Tiny Shakespeare, 9 epochs in three minutes: 2.12 bits per byte without, 2.16 with a tenth."""
 

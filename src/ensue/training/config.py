@@ -32,9 +32,12 @@ class TrainConfig:
     batch_tokens: int = 0
     """Tokens of an update on either side, padding included, where rows differ in length (pairs)."""
     label_smoothing: float = 0.0
-    """Share of a target's probability that is spread over the vocabulary while training (pairs)."""
+    """Share of a target's probability that is spread over all others while training (pairs,
+    labels)."""
     word_dropout: float = 0.0
     """Share of words, of both sides, that the model is not shown while training (pairs)."""
+    class_weights: float = 0.0
+    """Rare classes count more while training (labels): 0: every example alike; 1: every class."""
     schedule: str = "linear"
     """After the warm-up: linear or cosine (to zero), inverse_sqrt, or constant (no decay)."""
     warmup_steps: int = 0
@@ -58,8 +61,8 @@ class TrainConfig:
     final_eval_tokens: int = 0
     """Tokens of it in the last one; 0: all that an eighth of the training's tokens allows."""
     keep_by: str = "loss"
-    """What the kept weights are the best by: loss (bits per byte), or bleu, of the validation set
-    translated greedily at each evaluation (pairs)."""
+    """What the kept weights are the best by: loss, or what is right of the validation set at each
+    evaluation: bleu, of pairs translated greedily, or accuracy, of labels."""
     patience: int = 0
     """Stop after so many evaluations without a better one; 0: never."""
     precision: str = "auto"
@@ -74,7 +77,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         _one_of("train.optimizer", self.optimizer, ("muon", "adamw"))
         _one_of("train.schedule", self.schedule, SCHEDULES)
-        _one_of("train.keep_by", self.keep_by, ("loss", "bleu"))
+        _one_of("train.keep_by", self.keep_by, ("loss", "bleu", "accuracy"))
         _one_of("train.precision", self.precision, ("auto", "fp32", "bf16"))
         _one_of("train.compile", self.compile, ("auto", "yes", "no"))
         _one_of("train.shard", self.shard, ("ddp", "fsdp"))
@@ -83,6 +86,7 @@ class TrainConfig:
             "matrix_lr",
             "weight_decay",
             "grad_clip",
+            "class_weights",
             "warmup_steps",
             "batch_tokens",
             "eval_every",
@@ -109,8 +113,8 @@ class RunConfig(Generic[M]):
     """One training run: data, model, and how long."""
 
     task: str = "lm"
-    """What is learnt: lm (to continue text), translate (to write one sequence, given another) or
-    chat (to answer)."""
+    """What is learnt: lm (to continue text), translate (to write one sequence, given another), chat
+    (to answer) or pictures (to name what they show)."""
     data: Any
     """What is read; its class is the task's."""
     model: M
@@ -136,10 +140,11 @@ class RunConfig(Generic[M]):
             raise UsageError(
                 f"{step.title} cannot learn the task {self.task!r}", f"Models: {', '.join(able)}"
             )
-        if self.train.keep_by == "bleu" and self.task != "translate":
+        known = find_kind(self.task).kept_by
+        if self.train.keep_by not in ("loss", *known):
             raise UsageError(
-                f"the task {self.task!r} has no BLEU to keep weights by",
-                "Leave out --train.keep-by.",
+                f"the task {self.task!r} has no {self.train.keep_by} to keep weights by",
+                f"Known: {', '.join(('loss', *known))}",
             )
         _one_of("size", self.size, SIZES)
         if self.steps < 0 or self.checkpoint_every < 0:
@@ -169,7 +174,7 @@ def config_from_dict(values: dict[str, Any], where: str) -> RunConfig[Any]:
     """Build a run's config from a recipe's or a ``config.toml``'s values."""
     kind = find_kind(str(values.get("task", "lm")))
     model = dict(values.get("model", {}))
-    step = find_step(str(model.pop("name", kind.model)))
+    step = find_step(str(model.pop("name", kind.model)), kind.name)
     built = from_dict(step.config, {**to_dict(step.default), **model}, f"{where}.model")
     data = {"sources": [], **values.get("data", {})}  # a recipe may leave them to the command
     read = from_dict(kind.config, data, f"{where}.data")

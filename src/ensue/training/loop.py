@@ -185,9 +185,7 @@ class Loop:
         if self.average:
             with self._weights(self.average):
                 averaged = self._score(self.train.eval_tokens)
-            record["bits_per_byte_averaged"] = averaged.bits_per_byte
-            if averaged.bleu is not None:
-                record["bleu_averaged"] = averaged.bleu
+            record |= {f"{key}_averaged": value for key, value in averaged.measures.items()}
             if averaged.cost < score.cost:
                 score, kind, weights = averaged, "averaged", self.average
         self.worse += 1

@@ -124,14 +124,14 @@ def usual_rates(train: TrainConfig, factor: float = 1.0) -> TrainConfig:
 def hidden_matrices(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     """Name the weight matrices that lie inside: neither embeddings nor an output layer.
 
-    An output layer has a side as long as the vocabulary; by chance, one of a block may too (four
-    gates of 128 and a vocabulary of 512).
+    An output layer has a side as long as the vocabulary, or as there are classes; by chance, one of
+    a block may too (four gates of 128 and a vocabulary of 512).
     """
     outer = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
     inner = {id(p) for block in blocks(model) for p in block.parameters()}
-    vocab_size = getattr(model, "vocab_size", -1)
+    outputs = getattr(model, "vocab_size", getattr(model, "classes", -1))
     for name, p in model.named_parameters():
-        is_inside = id(p) in inner or vocab_size not in p.shape
+        is_inside = id(p) in inner or outputs not in p.shape
         if p.ndim == 2 and id(p) not in outer and is_inside:
             yield name, p
 

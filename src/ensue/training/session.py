@@ -21,6 +21,7 @@ from ensue.models.custom import CustomConfig
 from ensue.planning import build_empty
 from ensue.runs import Run, new_run_path, newest_run, stem_of
 from ensue.tasks import find_kind
+from ensue.tasks.measures import TEMPERATURE
 from ensue.tasks.task import Material
 from ensue.testing import check_custom
 from ensue.tokenizers import Tokenizer, load_tokenizer
@@ -157,8 +158,10 @@ def read_data(config: RunConfig[Any], env: Env, tracker: Tracker) -> Material:
     """Tokenise, or find what was tokenised before; one process works, the others then find it."""
     kind = find_kind(config.task)
 
+    told = tracker.progress if kind.target == "token" else tracker.counted
+
     def read() -> Material:
-        material: Material = kind.prepare(config.data, tracker.progress)
+        material: Material = kind.prepare(config.data, told)
         return material
 
     material = _on_first(env, read, read)
@@ -230,6 +233,7 @@ def _fit(
             "parameters": plan.parameters,
             "steps": config.steps,
             "tokens_per_step": round(material.targets_per_update(config)),
+            "kind": find_kind(config.task),
         }
     )
     return loop.fit(begun)
@@ -238,13 +242,15 @@ def _fit(
 def _leave(plan: Plan, result: Result, run: Run, tracker: Tracker) -> None:
     """Write what a finished run holds beside its plan."""
     model = step_of(plan.config.model).title
-    save_weights(run, result.weights, {"model": model, **_tokenizers(run)})
+    about = {"model": model, **_tokenizers(run)}
+    if TEMPERATURE.key in result.score.measures:
+        about[TEMPERATURE.key] = repr(result.score[TEMPERATURE])
+    save_weights(run, result.weights, about)
     _write_pages(run)
     tracker.finish(
         {
             "run": str(run.path),
-            "bits_per_byte": result.score.bits_per_byte,
-            "loss": result.score.loss,
+            "score": result.score.record(),
             "kept": result.kept,
             "step": result.step,
             "report": str(run.report_path),
@@ -274,7 +280,20 @@ def _samples(run: Run) -> list[tuple[str, str]]:
 
 
 def load_model(run: Run) -> tuple[Any, Tokenizer]:
+    """Build the model of a finished run with its weights, and read its tokenizer.
+
+    Raises:
+        RunError: As of `load_network`.
+        UsageError: As of `load_network`.
+    """
+    return load_network(run)[0], load_tokenizer(run.tokenizer_path)
+
+
+def load_network(run: Run) -> tuple[Any, Mapping[str, str]]:
     """Build the model of a finished run with its weights, on the processor.
+
+    Returns:
+        The model, and what the weights file says of itself.
 
     Raises:
         RunError: The run is unfinished or damaged, or its parts do not belong together.
@@ -304,7 +323,26 @@ def load_model(run: Run) -> tuple[Any, Tokenizer]:
         set_weights(model, tensors)
     else:
         model.load_state_dict(tensors, assign=True)
-    return model.eval(), load_tokenizer(run.tokenizer_path)
+    return model.eval(), metadata
+
+
+def card_of(run: Run, plan: Plan) -> dict[str, Any]:
+    """Give facts to show with a model."""
+    name = step_of(plan.config.model).title
+    return {"run": str(run.path), "model": name, "parameters": plan.parameters}
+
+
+def check_same(valid_text: str, plan: Plan) -> None:
+    """Refuse to score a run on its own validation split, if that is another by now.
+
+    Raises:
+        DataError: It is.
+    """
+    if valid_text != plan.valid_text:
+        raise DataError(
+            "the run's own data has changed since it was trained",
+            "Name what to score it on: --data FILE, or --src FILE --ref FILE",
+        )
 
 
 def _tokenizers(run: Run) -> dict[str, str]:

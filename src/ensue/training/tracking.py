@@ -17,7 +17,7 @@ class Tracker:
         self.progress(what, done, total)
 
     def start(self, info: dict[str, Any]) -> None:
-        """Training begins; `info` holds name, parameters, steps, first step, tokens per step."""
+        """Training begins; `info` holds model, parameters, steps and what it is followed by."""
 
     def step(self, record: dict[str, Any]) -> None:
         """One update is done; see `ensue.training.loop` for the keys."""

@@ -7,13 +7,16 @@ does not. Reference: Bahdanau et al. 2015, figure 2, arXiv:1409.0473.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ensue.tasks.measures import Measure
 from ensue.views.lines import Line, Panel
 from ensue.views.plots import is_number
 
 Values = Mapping[str, Any]
 
 
-def length_panels(ones: Sequence[Values], groups: Sequence[Values], measure: Values) -> list[Panel]:
+def length_panels(
+    ones: Sequence[Values], groups: Sequence[Values], measure: Measure
+) -> list[Panel]:
     """Draw a line for each candidate and each floor; fewer than two groups are no curve.
 
     Args:
@@ -31,11 +34,11 @@ def length_panels(ones: Sequence[Values], groups: Sequence[Values], measure: Val
     if not lines or len(groups) < 2:
         return []
     high = max(y + by for one in lines for (_, y), by in zip(one.points, one.spreads, strict=True))
-    digits = f".{measure['digits']}f"
+    digits = f".{measure.digits}f"
     return [
         Panel(
             name="bottleneck",
-            title=f"{measure['name']} by the length of the source",
+            title=f"{measure.name} by the length of the source",
             words=" ".join(
                 f"{line.name}: {line.points[0][1]:{digits}} for sources of"
                 f" {line.points[0][0]:.0f} tokens, {line.points[-1][1]:{digits}} for"
@@ -53,7 +56,7 @@ def length_panels(ones: Sequence[Values], groups: Sequence[Values], measure: Val
 
 
 def length_table(
-    ones: Sequence[Values], groups: Sequence[Values], measure: Values
+    ones: Sequence[Values], groups: Sequence[Values], measure: Measure
 ) -> tuple[list[str], list[list[str]]]:
     """Give the same as a table: heads, and a row for each group."""
     told = [one for one in ones if one.get("by_length")]
@@ -65,7 +68,7 @@ def length_table(
     return ["tokens of the source", "pairs", *(str(one["name"]) for one in told)], rows
 
 
-def _cell(score: Values, measure: Values) -> str:
-    digits = f".{measure['digits']}f"
+def _cell(score: Values, measure: Measure) -> str:
+    digits = f".{measure.digits}f"
     more = f" ± {score['spread']:{digits}}" if is_number(score["spread"]) else ""
     return f"{score['mean']:{digits}}{more}"

@@ -7,12 +7,14 @@ from typing import Any
 from ensue.files import write_atomic
 from ensue.models import LINEAGE
 from ensue.runs import Run
-from ensue.tasks import Kind, find_kind
+from ensue.tasks import Kind
+from ensue.tasks.measures import LOSS, said
 from ensue.views.plots import Curves, read_curves
 from ensue.views.text import (
     NAMED,
     data_names,
     duration,
+    kind_of,
     model_name,
     own_code,
     part,
@@ -33,8 +35,8 @@ def write_card(run: Run, plan: dict[str, Any]) -> None:
         run: The run; its metrics are read.
         plan: The frozen plan, as plain values.
     """
-    curves = read_curves(run.read_metrics())
-    kind = _kind(plan)
+    curves = read_curves(run.read_metrics(), kind_of(plan))
+    kind = kind_of(plan)
     name, code = _line(run.path.resolve().name), own_code(plan)
     where = ", code=".join(json.dumps(w, ensure_ascii=False) for w in (place(run.path), code) if w)
     sections = [
@@ -63,7 +65,16 @@ LIMITS = """\
 - The score is of the validation text named above; on other text, measure: {measure}."""
 
 
+LIMITS_OF_LABELS = """\
+- It was trained {what}, of the classes in its data, and will name one of them whatever it is shown;
+  it takes over whatever is wrong or unfair in the data.
+- Its confidence is what it is worth on data like those that it was chosen on, and not elsewhere.
+- The score is of the validation data named above; on other data, measure: {measure}."""
+
+
 def _limits(kind: Kind, measure: str) -> str:
+    if kind.followed_by == LOSS:
+        return LIMITS_OF_LABELS.format(what=kind.what, measure=_code(measure))
     # What has a comma in it, ends with one.
     comma = "," if "," in kind.what else ""
     return LIMITS.format(what=kind.what, comma=comma, measure=_code(measure))
@@ -85,14 +96,11 @@ def _block(line: str) -> str:
     return f"```sh\n{line}\n```"
 
 
-def _kind(plan: Mapping[str, Any]) -> Kind:
-    return find_kind(str(part(plan, "config").get("task") or "lm"))
-
-
 def _what(plan: Mapping[str, Any]) -> str:
-    kind = _kind(plan)
+    kind = kind_of(plan)
     name, parameters = model_name(plan), plan.get("parameters") or 0
-    code, step = own_code(plan), next((s for s in LINEAGE if s.name == name), None)
+    code = own_code(plan)
+    step = next((s.for_task(kind.name) for s in LINEAGE if s.name == name), None)
     if code:
         origin = f" The model is a class of its own, in {_code(code)}, which is not in this folder."
     else:
@@ -108,9 +116,12 @@ def _score(plan: Mapping[str, Any], curves: Curves) -> str:
         done = curves.steps[-1]["step"] if curves.steps else 0
         return f"Not finished: {done:,} steps are done, and no final score was measured."
     score = curves.final
+    first, *others = (m.shown(score[m.key], int(m == curves.measure)) for m in said(score))
+    if LOSS not in said(score):
+        others.append(f"{score['loss']:.4f} nats per {curves.target}")
     return (
-        f"**{score['bits_per_byte']:.4f} bits per byte** on {_line(score.get('split', 'valid'))}"
-        f" ({score['loss']:.4f} nats per token). {_line(protocol(plan, score))}"
+        f"**{first}** on {_line(score.get('split', 'valid'))} ({', '.join(others)})."
+        f" {_line(protocol(plan, score))}"
     )
 
 
@@ -118,10 +129,11 @@ def _data(plan: Mapping[str, Any]) -> str:
     names = ", ".join(map(_code, data_names(plan)))
     rows = [
         f"- Read: {names}",
-        f"- Fingerprint of text and tokenizer: `{plan.get('corpus') or 'unknown'}`",
-        f"- SHA-256 of the validation text: `{plan.get('valid_text') or 'unknown'}`",
+        f"- Fingerprint of the data as they were learnt: `{plan.get('corpus') or 'unknown'}`",
+        f"- SHA-256 of what was validated on: `{plan.get('valid_text') or 'unknown'}`",
     ]
-    return "\n".join([*rows, "", "None of it is in this folder, but for the tokenizer's entries."])
+    entries = "names of the classes" if kind_of(plan).followed_by == LOSS else "tokenizer's entries"
+    return "\n".join([*rows, "", f"None of it is in this folder, but for the {entries}."])
 
 
 def _made(plan: Mapping[str, Any], curves: Curves) -> str:

@@ -14,7 +14,8 @@ from typing import Any
 
 from ensue.errors import MissingExtraError
 from ensue.files import write_atomic
-from ensue.tasks import find_kind
+from ensue.tasks import Kind, find_kind
+from ensue.tasks.measures import Measure
 from ensue.views.bottleneck import length_panels, length_table
 from ensue.views.lines import STYLE as LINES_STYLE
 from ensue.views.lines import Line, Panel, picture, sheet, write_png
@@ -56,13 +57,15 @@ def write_comparison(folder: Path, results: Mapping[str, Any]) -> Path:
     Returns:
         The page.
     """
-    tracks = [read_track(folder, c) for c in results["candidates"]]
+    kind = _kind(results)
+    measure = kind.followed_by
+    tracks = [read_track(folder, c, kind) for c in results["candidates"]]
     write_atomic(folder / "table.csv", _table_csv(results))
     write_atomic(folder / "table.md", _table_md(results))
-    write_atomic(folder / "curves.csv", _curves_csv(tracks))
-    scale = choose_scale(_bits_of_floor(results), tracks)
+    write_atomic(folder / "curves.csv", _curves_csv(tracks, measure))
+    scale = choose_scale(_floor_of_curves(results), tracks)
     pictures = {
-        "curves": curve_panels(scale, tracks),
+        "curves": curve_panels(scale, tracks, measure),
         "bottleneck": length_panels(*_by_length(results)),
         "generation": _speed_panels(results),
     }
@@ -83,7 +86,7 @@ def write_comparison(folder: Path, results: Mapping[str, Any]) -> Path:
         _models(results),
         _unfair(results),
         _bottleneck(results, pictures["bottleneck"]),
-        _curves(scale, tracks, pictures["curves"]),
+        _curves(scale, tracks, pictures["curves"], measure),
         _trials(results),
         _shapes(results),
         _generation(results, pictures["generation"]),
@@ -113,38 +116,44 @@ def _header(folder: Path, results: Mapping[str, Any]) -> str:
     )
 
 
-def _measures(results: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+def _measures(results: Mapping[str, Any]) -> list[Measure]:
     """Give by what was compared; the first decides."""
-    return list(results["measures"])
+    return [Measure(**values) for values in results["measures"]]
+
+
+def _kind(results: Mapping[str, Any]) -> Kind:
+    """Give what was learnt."""
+    return find_kind(str(results.get("task") or "lm"))
 
 
 def _floors(results: Mapping[str, Any]) -> list[Candidate]:
     """Give what needs no network, as far as it has a score; the best first."""
     main = _measures(results)[0]
-    known = [floor for floor in results.get("floors") or () if is_number(floor.get(main["key"]))]
-    return sorted(known, key=lambda floor: _loss(floor, main))
+    known = [floor for floor in results.get("floors") or () if is_number(floor.get(main.key))]
+    return sorted(known, key=lambda floor: _cost(floor, main))
 
 
-def _bits_of_floor(results: Mapping[str, Any]) -> float:
-    """Give where the floor lies among curves of bits per byte; 0: it has none."""
-    found = [f["bits_per_byte"] for f in _floors(results) if is_number(f.get("bits_per_byte"))]
+def _floor_of_curves(results: Mapping[str, Any]) -> float:
+    """Give where the floor lies among the curves; 0: it has no such score."""
+    key = _kind(results).followed_by.key
+    found = [floor[key] for floor in _floors(results) if is_number(floor.get(key))]
     return float(found[0]) if found else 0.0
 
 
-def _loss(one: Candidate, measure: Mapping[str, Any]) -> float:
+def _cost(one: Candidate, measure: Measure) -> float:
     """Give what is less where the score is better; without a score: infinity."""
-    score: Any = one.get(measure["key"])
-    return math.inf if not is_number(score) else float(-score if measure["more"] else score)
+    score: Any = one.get(measure.key)
+    return measure.cost(float(score)) if is_number(score) else math.inf
 
 
 def _ranked(results: Mapping[str, Any]) -> list[Candidate]:
-    main = _measures(results)[0]
-    done = [c for c in results["candidates"] if is_number(c.get(main["key"]))]
-    return sorted(done, key=lambda c: (_loss(c, main), c.get("bits_per_byte") or 0.0))
+    main, other = _measures(results)[0], _kind(results).followed_by
+    done = [c for c in results["candidates"] if is_number(c.get(main.key))]
+    return sorted(done, key=lambda c: (_cost(c, main), _cost(c, other)))
 
 
-def _shown(measure: Mapping[str, Any], value: float) -> str:
-    return f"{value:.{measure['digits']}f}"
+def _shown(measure: Measure, value: float) -> str:
+    return f"{value:.{measure.digits}f}"
 
 
 def _result(results: Mapping[str, Any]) -> str:
@@ -153,7 +162,7 @@ def _result(results: Mapping[str, Any]) -> str:
         best = ranked[0]
         words = (
             f'<p class="big"><b>{escaped(best["name"])}</b>'
-            f" {_shown(main, best[main['key']])} {escaped(main['unit'])} on valid</p>"
+            f" {_shown(main, best[main.key])} {escaped(main.unit)} on valid</p>"
         )
     else:
         bound = floors[0].get("doing") or "counting" if floors else ""
@@ -183,19 +192,17 @@ def _facts(results: Mapping[str, Any]) -> str:
     )
 
 
-def _margin(
-    best: Candidate, other: Candidate, what: str, measure: Mapping[str, Any]
-) -> dict[str, str]:
-    score, bound = float(best[measure["key"]]), float(other[measure["key"]])
+def _margin(best: Candidate, other: Candidate, what: str, measure: Measure) -> dict[str, str]:
+    score, bound = float(best[measure.key]), float(other[measure.key])
     gap = abs(bound - score)
     side = "below" if score < bound else "above"
-    share = f" ({gap / bound:.1%})" if bound and not measure["more"] else ""
-    return {f"{best['name']} {side} {what}, {measure['name']}": f"{_shown(measure, gap)}{share}"}
+    share = f" ({gap / bound:.1%})" if bound and not measure.more else ""
+    return {f"{best['name']} {side} {what}, {measure.name}": f"{_shown(measure, gap)}{share}"}
 
 
 def _beats(candidate: Candidate, results: Mapping[str, Any]) -> bool:
     main, floors = _measures(results)[0], _floors(results)
-    return not floors or _loss(candidate, main) < _loss(floors[0], main)
+    return not floors or _cost(candidate, main) < _cost(floors[0], main)
 
 
 # --- the table ------------------------------------------------------------------------------------
@@ -224,23 +231,24 @@ def _columns(results: Mapping[str, Any]) -> tuple[str, list[str], list[list[str]
     rows = [[cell(c) for _, cell in columns] for c in ones]
     seeds = results.get("seeds") or 1
     over = f"means over {seeds} seeds, ± standard deviation" if seeds > 1 else "one seed"
-    better = "more is better" if _measures(results)[0]["more"] else "fewer bits are better"
+    main = _measures(results)[0]
+    better = "more is better" if main.more else "less is better"
     return f"Each model: {over}; {better}", [head for head, _ in columns], rows
 
 
 def _score_columns(
-    measure: Mapping[str, Any], ones: Sequence[Candidate], results: Mapping[str, Any], missing: str
+    measure: Measure, ones: Sequence[Candidate], results: Mapping[str, Any], missing: str
 ) -> list[tuple[str, Callable[[Candidate], str]]]:
     """Give the columns of a measure: on valid, and on test where something was scored there."""
-    key = measure["key"]
+    key = measure.key
 
     def on_valid(one: Candidate) -> str:
         return _with_spread(one, key, measure, results) if is_number(one.get(key)) else missing
 
     columns: list[tuple[str, Callable[[Candidate], str]]]
-    columns = [(f"{measure['name']}, valid", on_valid)]
+    columns = [(f"{measure.name}, valid", on_valid)]
     if any(is_number(one.get(f"test_{key}")) for one in ones):
-        name = "on test" if measure is _measures(results)[0] else f"{measure['name']}, test"
+        name = "on test" if measure == _measures(results)[0] else f"{measure.name}, test"
         columns.append((name, lambda c: _with_spread(c, f"test_{key}", measure, results)))
     return columns
 
@@ -254,7 +262,7 @@ def _table_md(results: Mapping[str, Any]) -> str:
     """Write the main table as Markdown, best first, to be pasted into a page."""
     caption, heads, rows = _columns(results)
     main = _measures(results)[0]
-    losses = [_loss(one, main) for one in (*results["candidates"], *_floors(results))]
+    losses = [_cost(one, main) for one in (*results["candidates"], *_floors(results))]
     order = sorted(range(len(rows)), key=losses.__getitem__)
     lines = [heads, ["---"] * len(heads), *(rows[i] for i in order)]
     cells = ["| " + " | ".join(visible(c).replace("|", "\\|") for c in row) + " |" for row in lines]
@@ -266,10 +274,10 @@ def _seeds(results: Mapping[str, Any]) -> str:
     """Show each run with all that was measured of it."""
     runs = [(c, run) for c in results["candidates"] for run in c.get("runs") or ()]
     scores = [
-        (f"{measure['name']}, {split}", f"{prefix}{measure['key']}", measure["digits"] + 1)
+        (f"{measure.name}, {split}", f"{prefix}{measure.key}", measure.digits + 1)
         for measure in _measures(results)
         for split, prefix in (("valid", ""), ("test", "test_"))
-        if not prefix or any(f"test_{measure['key']}" in run for _, run in runs)
+        if not prefix or any(f"test_{measure.key}" in run for _, run in runs)
     ]
     rows = [
         [
@@ -287,9 +295,9 @@ def _seeds(results: Mapping[str, Any]) -> str:
 
 
 def _with_spread(
-    candidate: Candidate, key: str, measure: Mapping[str, Any], results: Mapping[str, Any]
+    candidate: Candidate, key: str, measure: Measure, results: Mapping[str, Any]
 ) -> str:
-    words, spread_ = number(candidate.get(key), f".{measure['digits']}f"), f"{key}_spread"
+    words, spread_ = number(candidate.get(key), f".{measure.digits}f"), f"{key}_spread"
     if is_number(candidate.get(spread_)) and (results.get("seeds") or 1) > 1:
         words += f" ± {_shown(measure, candidate[spread_])}"
     return words
@@ -312,7 +320,7 @@ def _note(candidate: Candidate, results: Mapping[str, Any]) -> str:
 
 
 def _measured(candidate: Candidate, results: Mapping[str, Any]) -> Any:
-    return candidate.get(_measures(results)[0]["key"])
+    return candidate.get(_measures(results)[0].key)
 
 
 def _unfair(results: Mapping[str, Any]) -> str:
@@ -331,7 +339,9 @@ def _say(value: Any, write: Callable[[Any], str], missing: str = "–") -> str:
 # --- curves ---------------------------------------------------------------------------------------
 
 
-def _curves(scale: Scale, tracks: Sequence[Track], panels: Sequence[Panel]) -> str:
+def _curves(
+    scale: Scale, tracks: Sequence[Track], panels: Sequence[Panel], measure: Measure
+) -> str:
     if not panels:
         return "<section><h2>Curves</h2><p>No evaluation has been recorded yet.</p></section>"
     words = []
@@ -352,21 +362,21 @@ def _curves(scale: Scale, tracks: Sequence[Track], panels: Sequence[Panel]) -> s
         [
             track.name,
             *(f"{m['step']:,.0f}", f"{m['tokens']:,.0f}", _say(m["flops"] or None, power)),
-            *(f"{m['seconds']:,.1f}", f"{m['bits_per_byte']:.4f}"),
+            *(f"{m['seconds']:,.1f}", f"{m['score']:.{measure.digits + 1}f}"),
         ]
         for track in tracks
         for m in track.mean
     ]
-    heads = ["model", "steps", "tokens", "training FLOPs", "seconds", "bits per byte"]
+    heads = ["model", "steps", "tokens", "training FLOPs", "seconds", measure.name]
     return (
-        "<section><h2>Curves <small>validation, bits per byte, lower is better</small></h2>"
+        f"<section><h2>Curves <small>validation, {measure.unit}, lower is better</small></h2>"
         f"{_figure(panels, ' '.join(words))}"
         f"{folded('Curves', heads, spread(rows, ROWS), len(rows), 'curves.csv')}</section>"
     )
 
 
 def _is_outside(moment: Moment, scale: Scale) -> bool:
-    return not scale.low <= moment["bits_per_byte"] <= scale.high
+    return not scale.low <= moment["score"] <= scale.high
 
 
 def _figure(panels: Sequence[Panel], caption: str) -> str:
@@ -379,7 +389,7 @@ def _figure(panels: Sequence[Panel], caption: str) -> str:
 # --- by the length of the source ------------------------------------------------------------------
 
 
-def _by_length(results: Mapping[str, Any]) -> tuple[list[Candidate], list[Any], Mapping[str, Any]]:
+def _by_length(results: Mapping[str, Any]) -> tuple[list[Candidate], list[Any], Measure]:
     """Give what the bottleneck figure is drawn from."""
     ones = [*results["candidates"], *_floors(results)]
     return ones, list(results.get("lengths") or ()), _measures(results)[0]
@@ -392,7 +402,7 @@ def _bottleneck(results: Mapping[str, Any], panels: Sequence[Panel]) -> str:
     caption = "Each point: a group of valid of about equal size."
     if (results.get("seeds") or 1) > 1:
         caption += " Bars: the standard deviation over seeds."
-    what = escaped(f"{_measures(results)[0]['name']} by the length of the source")
+    what = escaped(f"{_measures(results)[0].name} by the length of the source")
     return (
         f"<section><h2>The bottleneck <small>{what}</small></h2>{_figure(panels, caption)}"
         f"{folded('By length', heads, rows, len(rows), 'results.json')}</section>"
@@ -404,21 +414,21 @@ def _bottleneck(results: Mapping[str, Any], panels: Sequence[Panel]) -> str:
 
 def _trials(results: Mapping[str, Any]) -> str:
     rates = [rate for rate in results.get("rates") or () if is_number(rate)]
-    rows = []
+    rows, measure = [], _kind(results).followed_by
     for candidate in results["candidates"]:
         tried = {t["rate"]: t for t in candidate.get("trials") or ()}
         if tried:
-            cells = [_trial(tried.get(rate, {})) for rate in rates]
+            cells = [_trial(tried.get(rate, {}), measure) for rate in rates]
             rows.append([str(candidate["name"]), *cells, _chosen(candidate.get("rate"), rates)])
     if not rows:
         return ""
     heads = ["model", *map(FACTOR, rates), "chosen"]
-    caption = "Bits per byte of the trials, by factor on the learning rates"
+    caption = f"{measure.title} of the trials, by factor on the learning rates"
     return f'<section class="models"><h2>Learning rates</h2>{table(caption, heads, rows)}</section>'
 
 
-def _trial(trial: Mapping[str, Any]) -> str:
-    return str(trial.get("error") or number(trial.get("bits_per_byte"), ".3f"))
+def _trial(trial: Mapping[str, Any], measure: Measure) -> str:
+    return str(trial.get("error") or number(trial.get(measure.key), f".{measure.digits}f"))
 
 
 def _chosen(rate: Any, rates: Sequence[float]) -> str:
@@ -548,7 +558,7 @@ def _again(folder: Path, results: Mapping[str, Any]) -> str:
         shown.append(block("The whole comparison; given again, it goes on", results["command"]))
     runs = [run for c in results["candidates"] for run in c.get("runs") or ()]
     if results.get("winner"):
-        kind = find_kind(str(results.get("task") or "lm"))
+        kind = _kind(results)
         words = command("ensue", kind.verb, place(folder / "winner"), kind.example)
         shown.append(block("Let the best one write", words))
     lines = [run["command"] for run in runs if run.get("command")]
@@ -565,7 +575,7 @@ def _again(folder: Path, results: Mapping[str, Any]) -> str:
 
 def _table_csv(results: Mapping[str, Any]) -> str:
     contexts = _contexts(results)
-    keys = [f"{prefix}{m['key']}" for m in _measures(results) for prefix in ("", "test_")]
+    keys = [f"{prefix}{m.key}" for m in _measures(results) for prefix in ("", "test_")]
     columns = ["name", "error", *(k for key in keys for k in (key, f"{key}_spread")), *COSTS]
     heads = list(columns)
     for context in contexts:
@@ -581,14 +591,14 @@ def _table_csv(results: Mapping[str, Any]) -> str:
     return _csv([*heads, "note"], rows)
 
 
-def _curves_csv(tracks: Sequence[Track]) -> str:
+def _curves_csv(tracks: Sequence[Track], measure: Measure) -> str:
     rows = [
         [track.name, seed, int(m["step"]), *(m[key] or None for key in FIELDS[1:])]
         for track in tracks
         for seed, run in track.seeds.items()
         for m in run
     ]
-    return _csv(["name", "seed", *FIELDS], rows)
+    return _csv(["name", "seed", *FIELDS[:-1], measure.key], rows)
 
 
 def _csv(heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from ensue.files import fsync_dir, write_atomic, writing
+from ensue.files import make_folder, write_atomic
 from ensue.views import lines
 from ensue.views.page import escaped, facts, footer, page, table
 from ensue.views.pictures import STYLE, Bars, Heat, Picture
@@ -464,9 +464,7 @@ def look_page(
 
 def write_pictures(folder: Path, name: str, content: str, drawn: Sequence[Picture]) -> list[Path]:
     """Write a page and the files of its pictures into a folder, made where it is missing."""
-    with writing(folder, 0):
-        folder.mkdir(parents=True, exist_ok=True)
-        fsync_dir(folder)
+    make_folder(folder)
     write_atomic(folder / name, content)
     return [folder / name, *(path for picture in drawn for path in picture.save(folder))]
 

@@ -29,6 +29,8 @@ WIDE = 1400
 """Pixels in which the panels of one file stand side by side."""
 LARGEST = 26.0
 """Inches of a PNG's longer side; at 150 points an inch 3,900."""
+UNLABELLED = 224.0
+"""Pixels of the longer side of what has no labels, if that may be."""
 TITLE, LETTER = 22, 6.4
 """Pixels: height of a panel's title, and width of a letter."""
 
@@ -167,7 +169,10 @@ class Heat:
     @property
     def cell(self) -> float:
         """Pixels of a cell's side: labels must not touch, and 64 of them should fit a screen."""
-        return 14.0 if max(self.values.shape) <= 32 else 12.0
+        longest = max(self.values.shape)
+        if not any((*self.rows, *self.columns)):
+            return min(10.0, max(2.0, UNLABELLED / longest))
+        return 14.0 if longest <= 32 else 12.0
 
     @property
     def size(self) -> tuple[float, float]:

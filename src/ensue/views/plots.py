@@ -1,19 +1,19 @@
-"""The curves of a run: read once, drawn as SVG for the report and as PNG for elsewhere.
+"""The curves of a run: read once, drawn as SVG for its report.
 
-The training loss is in nats for each token, the score in bits for each byte. Both stand on one
-axis, in bits per byte, where an evaluation tells how many bytes a token spells.
+The training loss is in nats for each token, the score of a text in bits for each byte. Both stand
+on one axis, in bits per byte, where an evaluation tells how many bytes a token spells.
 """
 
 import bisect
 import html
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any, TypeVar
 
-from ensue.runs import Run
+from ensue.tasks import Kind
+from ensue.tasks.measures import BITS, Measure
 from ensue.views.axes import (
     Axes,
     Number,
@@ -22,15 +22,13 @@ from ensue.views.axes import (
     frame,
     line,
     log_ticks,
-    new_figure,
-    save_png,
 )
 from ensue.views.text import clock, duration, visible
 
 POINTS = 500
 """Points of a drawn line: about one for each pixel or two, however many steps there were."""
-BLUE, ORANGE, GREEN, GREY = "#0072b2", "#d55e00", "#00795a", "#767676"
-"""Okabe and Ito's palette, told apart by all kinds of colour vision (the green darkened)."""
+BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#767676"
+"""Okabe and Ito's palette, told apart by all kinds of colour vision."""
 
 T = TypeVar("T")
 
@@ -45,18 +43,22 @@ class Curves:
     """Records of evaluations whose score is a number."""
     final: dict[str, Any] = field(default_factory=dict)
     """Record of the last evaluation; empty: the run is not finished."""
-    bits_per_nat: float = 0.0
-    """Turns nats for each token into bits for each byte; 0: no evaluation tells."""
+    measure: Measure = BITS
+    """What evaluations are shown by."""
+    per_nat: float = 0.0
+    """Turns the training loss into that; 0: no evaluation tells."""
+    target: str = "token"
+    """What one loss is of."""
 
     @property
     def unit(self) -> str:
         """What the vertical axis shows."""
-        return "bits per byte" if self.bits_per_nat else "nats per token"
+        return self.measure.unit if self.per_nat else f"nats per {self.target}"
 
     @cached_property
     def loss(self) -> list[Point]:
         """The training loss over steps, in `unit`."""
-        scale = self.bits_per_nat or 1.0
+        scale = self.per_nat or 1.0
         return [(r["step"], r["loss"] * scale) for r in self.steps]
 
     @cached_property
@@ -67,12 +69,12 @@ class Curves:
     @property
     def valid(self) -> list[Point]:
         """The score over steps."""
-        return [(r["step"], r["bits_per_byte"]) for r in self.evals]
+        return [(r["step"], r[self.measure.key]) for r in self.evals]
 
     @property
     def averaged(self) -> list[Point]:
         """The score of the averaged weights, where there are any."""
-        key = "bits_per_byte_averaged"
+        key = f"{self.measure.key}_averaged"
         return [(r["step"], r[key]) for r in self.evals if is_number(r.get(key))]
 
     @property
@@ -85,7 +87,7 @@ class Curves:
         """Step and score of the weights that were kept."""
         if not self.final:
             return None
-        return self.final.get("kept_step", self.final["step"]), self.final["bits_per_byte"]
+        return self.final.get("kept_step", self.final["step"]), self.final[self.measure.key]
 
     @property
     def seconds(self) -> float:
@@ -100,24 +102,29 @@ class Curves:
         return float(self.steps[min(i, len(self.steps) - 1)].get(key) or 0.0)
 
 
-def read_curves(records: Iterable[dict[str, Any]]) -> Curves:
-    """Sort a run's records; those without a number (a torn or non-finite one) are left out."""
-    curves = Curves()
+def read_curves(records: Iterable[dict[str, Any]], kind: Kind) -> Curves:
+    """Sort a run's records; those without a number (a torn or non-finite one) are left out.
+
+    Args:
+        records: What ``metrics.jsonl`` holds.
+        kind: What the run learns.
+    """
+    curves, measure = Curves(), kind.followed_by
     final: dict[str, Any] = {}
     for record in records:
         if not is_number(record.get("step")) or not is_number(record.get("loss")):
             continue
-        kind = record.get("kind")
-        if kind == "step":
+        what = record.get("kind")
+        if what == "step":
             curves.steps.append(record)
-        elif kind == "eval" and is_number(record.get("bits_per_byte")):
+        elif what == "eval" and is_number(record.get(measure.key)):
             curves.evals.append(record)
-        elif kind == "final" and is_number(record.get("bits_per_byte")):
+        elif what == "final" and is_number(record.get(measure.key)):
             final = record
     scored = [*curves.evals, final] if final else curves.evals
     last = scored[-1] if scored else {}
-    scale = float(last["bits_per_byte"] / last["loss"]) if last.get("loss") else 0.0
-    return Curves(curves.steps, curves.evals, final, scale)
+    per_nat = float(last[measure.key] / last["loss"]) if last.get("loss") else 0.0
+    return Curves(curves.steps, curves.evals, final, measure, per_nat, kind.target)
 
 
 def is_number(value: object) -> bool:
@@ -175,13 +182,14 @@ def gist(curves: Curves, floor: dict[str, Any] | None = None) -> str:
     if curves.valid:
         low = min(curves.valid, key=lambda p: p[1])
         words.append(
-            f"Validation from {curves.valid[0][1]:.2f} to {curves.valid[-1][1]:.2f} bits per byte,"
-            f" lowest {low[1]:.2f} at step {low[0]:,}."
+            f"Validation from {curves.valid[0][1]:.2f} to {curves.valid[-1][1]:.2f}"
+            f" {curves.measure.unit}, lowest {low[1]:.2f} at step {low[0]:,}."
         )
     if curves.kept:
-        words.append(f"Final score {curves.kept[1]:.3f} bits per byte.")
+        words.append(f"Final score {curves.measure.shown(curves.kept[1])}.")
     if floor:
-        words.append(f"Floor ({floor['name']}) {floor['bits_per_byte']:.2f} bits per byte.")
+        bound = floor[curves.measure.key]
+        words.append(f"Floor ({floor['name']}) {bound:.2f} {curves.measure.unit}.")
     return " ".join(words)
 
 
@@ -190,7 +198,7 @@ def loss_axes(curves: Curves, floor: dict[str, Any] | None, width: int, height: 
     raw, even = sorted(y for _, y in curves.loss), [y for _, y in curves.even]
     shown = [*even, *(y for _, y in (*curves.valid, *curves.averaged)), raw[len(raw) // 100]]
     shown += [curves.kept[1]] if curves.kept else []
-    shown += [float(floor["bits_per_byte"])] if floor and curves.bits_per_nat else []
+    shown += [float(floor[curves.measure.key])] if floor and curves.per_nat else []
     low, high = min(shown), max(shown)
     # Above a factor of 2.5 a linear axis would press the end of the curve, which matters, flat.
     if low > 0 and high / low > 2.5:
@@ -218,8 +226,8 @@ def loss_svg(curves: Curves, floor: dict[str, Any] | None, width: int, height: i
     axes = loss_axes(curves, floor, width, height)
     raw, even = curves.loss, curves.even
     marks = [line(axes, thin(raw), "raw"), line(axes, thin(even), "train")]
-    if floor and curves.bits_per_nat:
-        bound = float(floor["bits_per_byte"])
+    if floor and curves.per_nat:
+        bound = float(floor[curves.measure.key])
         marks.append(line(axes, [(0, bound), (axes.x_max, bound)], "floor"))
     marks.append(_dots(axes, curves.averaged, "averaged", curves))
     marks.append(_dots(axes, curves.valid, "valid", curves))
@@ -250,7 +258,7 @@ def _dots(axes: Axes, points: Sequence[Point], name: str, curves: Curves) -> str
     few = spread(points, 60)
     dots = "".join(
         f'<circle class="dot {name}" cx="{axes.x(x):.1f}" cy="{axes.y(y):.1f}" r="3">'
-        f"<title>step {x:,} ({_time(curves, x)}): {y:.3f} bits per byte</title></circle>"
+        f"<title>step {x:,} ({_time(curves, x)}): {curves.measure.shown(y)}</title></circle>"
         for x, y in few
     )
     return (line(axes, few, name) if len(few) > 1 else "") + dots
@@ -269,47 +277,3 @@ def _svg(axes: Axes, ticks: list[Number], marks: list[str], curves: Curves, labe
 def _time(curves: Curves, step: Number) -> str:
     seconds = curves.at(step, "seconds")
     return clock(seconds) if curves.seconds >= 20 else f"{seconds:.1f} s"
-
-
-# --- PNG ------------------------------------------------------------------------------------------
-
-
-def write_curve_png(run: Run, path: Path | str, floor: dict[str, Any] | None = None) -> Path:
-    """Draw the loss curve as a picture.
-
-    Args:
-        run: The run; one without a recorded step gives an empty picture.
-        path: Where the PNG goes.
-        floor: A score to beat, as in `ensue.views.report.write_report`.
-
-    Raises:
-        MissingExtraError: matplotlib is not installed.
-    """
-    figure = new_figure(7.5, 4.2)
-    _plot(figure.subplots(), read_curves(run.read_metrics()), floor)
-    return save_png(figure, Path(path))
-
-
-def _plot(plot: Any, curves: Curves, floor: dict[str, Any] | None) -> None:
-    draw: Callable[..., Any] = plot.plot
-    plot.set_xlabel("step")
-    plot.set_ylabel(curves.unit)
-    if not curves.steps:
-        plot.set_title("no step has been recorded")
-        return
-    axes = loss_axes(curves, floor, 750, 420)
-    plot.set_yscale("log" if axes.log else "linear")
-    plot.set_ylim(axes.low, axes.high)
-    ticks = _loss_ticks(axes, 7)
-    plot.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
-    plot.set_yticks([], minor=True)
-    draw(*zip(*thin(curves.loss), strict=True), color=BLUE, alpha=0.25, lw=0.8)
-    draw(*zip(*thin(curves.even), strict=True), color=BLUE, label="train")
-    if curves.valid:
-        draw(*zip(*curves.valid, strict=True), "o-", color=ORANGE, ms=4, label="valid")
-    if curves.averaged:
-        draw(*zip(*curves.averaged, strict=True), "s:", color=GREEN, ms=3, label="valid, averaged")
-    if floor and curves.bits_per_nat:
-        plot.axhline(floor["bits_per_byte"], ls="--", color=GREY, label=floor["name"])
-    plot.legend(frameon=False)
-    plot.spines[["top", "right"]].set_visible(False)

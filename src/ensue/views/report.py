@@ -8,6 +8,7 @@ from typing import Any
 from ensue.files import write_atomic
 from ensue.models import LINEAGE
 from ensue.runs import Run
+from ensue.tasks.measures import BITS, LOSS, Measure, said
 from ensue.views.page import ROWS, block, escaped, facts, folded, footer, number, page, sample
 from ensue.views.plots import Curves, gist, loss_axes, loss_svg, lr_svg, read_curves, spread
 from ensue.views.text import (
@@ -15,6 +16,7 @@ from ensue.views.text import (
     data_names,
     duration,
     few,
+    kind_of,
     model_name,
     own_code,
     part,
@@ -50,7 +52,7 @@ def write_report(
     Returns:
         The file.
     """
-    curves = read_curves(run.read_metrics())
+    curves = read_curves(run.read_metrics(), kind_of(plan))
     body = [
         _header(run, plan),
         _result(plan, curves, floor),
@@ -72,7 +74,8 @@ def write_report(
 
 def _header(run: Run, plan: Mapping[str, Any]) -> str:
     name = model_name(plan)
-    code, step = own_code(plan), next((s for s in LINEAGE if s.name == name), None)
+    code, task = own_code(plan), kind_of(plan).name
+    step = next((s.for_task(task) for s in LINEAGE if s.name == name), None)
     if code:
         idea = f"a class of its own, in {escaped(code)}"
     else:
@@ -92,24 +95,27 @@ def _result(plan: Mapping[str, Any], curves: Curves, floor: Mapping[str, Any] | 
         planned = f" of {total:,}" if total else ""
         words = f"<p><strong>Not finished:</strong> {last:,}{planned} steps are done."
         if curves.evals:
-            best = min(curves.evals, key=lambda r: float(r["bits_per_byte"]))
+            key = curves.measure.key
+            best = min(curves.evals, key=lambda r: float(r[key]))
             words += (
-                f" Lowest so far: {best['bits_per_byte']:.3f} bits per byte"
+                f" Lowest so far: {curves.measure.shown(best[key])}"
                 f" at step {best['step']:,}{' (a sample of valid)' if best.get('sampled') else ''}."
             )
         return f'<section class="result">{words}</p></section>'
-    score = curves.final["bits_per_byte"]
+    first, *others = said(curves.final)
+    score = curves.final[first.key]
+    more = "".join(f", {m.shown(curves.final[m.key])}" for m in others)
     return (
-        f'<section class="result"><p class="big"><b>{score:.3f}</b> bits per byte'
-        f" on {escaped(curves.final.get('split', 'valid'))}</p>"
-        f"{_against(score, floor)}<p>{escaped(protocol(plan, curves.final))}</p></section>"
+        f'<section class="result"><p class="big"><b>{score:.{first.digits}f}</b>'
+        f" {first.unit}{more} on {escaped(curves.final.get('split', 'valid'))}</p>"
+        f"{_against(score, floor, first)}<p>{escaped(protocol(plan, curves.final))}</p></section>"
     )
 
 
-def _against(score: int | float, floor: Mapping[str, Any] | None) -> str:
+def _against(score: int | float, floor: Mapping[str, Any] | None, measure: Measure) -> str:
     if not floor:
         return ""
-    bound, name = float(floor["bits_per_byte"]), escaped(floor["name"])
+    bound, name = float(floor[measure.key]), escaped(floor["name"])
     if score < bound:
         return (
             f'<p class="verdict">{bound - score:.2f} below the floor: counting alone'
@@ -129,9 +135,9 @@ def _facts(plan: Mapping[str, Any], curves: Curves) -> str:
             "parameters": short(plan["parameters"]) if plan.get("parameters") else "",
             "training text": size(plan["train_bytes"]) if plan.get("train_bytes") else "",
             "steps": f"{last['step']:,}" if last else "",
-            "tokens read": short(last.get("tokens") or 0) if last else "",
+            f"{curves.target}s read": short(last.get("tokens") or 0) if last else "",
             "time in steps": duration(curves.seconds) if curves.seconds else "",
-            "tokens per second": short(speed) if speed else "",
+            f"{curves.target}s per second": short(speed) if speed else "",
         }
     )
 
@@ -147,12 +153,12 @@ def _pictures(curves: Curves, floor: dict[str, Any] | None) -> str:
     keys += ['<span class="key valid">valid</span>'] if curves.valid else []
     keys += ['<span class="key averaged">valid, averaged weights</span>'] if curves.averaged else []
     keys += ['<span class="key kept">kept</span>'] if curves.kept else []
-    if floor and curves.bits_per_nat:
+    if floor and curves.per_nat:
         keys.append(f'<span class="key floor">floor: {escaped(floor["name"])}</span>')
     converted = (
         " The training loss, in nats per token, is turned into bits per byte by what a token of the"
         " validation text spells."
-        if curves.bits_per_nat
+        if curves.measure == BITS and curves.per_nat
         else ""
     )
     scale = "; logarithmic" if loss_axes(curves, floor, 900, 400).log else ""
@@ -173,21 +179,24 @@ def _evaluations(curves: Curves) -> str:
     records = [*curves.evals, curves.final] if curves.final else curves.evals
     if not records:
         return ""
-    averaged, bleu = bool(curves.averaged), any("bleu" in r for r in records)
-    heads = ["step", "seconds", "bits per byte", *(["averaged"] if averaged else [])]
+    measure, averaged = curves.measure, bool(curves.averaged)
+    others = [other for other in said(records[-1]) if other != measure]
+    digits = f".{measure.digits + 1}f"
+    heads = ["step", "seconds", measure.name, *(["averaged"] if averaged else [])]
     rows = [
         [
             f"{r['step']:,}",
             f"{curves.at(r['step'], 'seconds'):.1f}",
-            f"{r['bits_per_byte']:.4f}",
-            *([number(r.get("bits_per_byte_averaged"), ".4f")] if averaged else []),
-            *([number(r.get("bleu"), ".2f")] if bleu else []),
-            f"{r['loss']:.4f}",
+            f"{r[measure.key]:{digits}}",
+            *([number(r.get(f"{measure.key}_averaged"), digits)] if averaged else []),
+            *(number(r.get(other.key), f".{other.digits}f") for other in others),
+            *([] if measure == LOSS else [f"{r['loss']:.4f}"]),
             "a sample" if r.get("sampled") else "all",
         ]
         for r in spread(records, ROWS)
     ]
-    heads += [*(["BLEU (greedy)"] if bleu else []), "nats per token", "text scored"]
+    heads += [other.name for other in others]
+    heads += [*([] if measure == LOSS else [f"nats per {curves.target}"]), "scored"]
     return folded("Evaluations", heads, rows, len(records), METRICS)
 
 
@@ -203,8 +212,10 @@ def _steps(curves: Curves) -> str:
         ]
         for r in spread(curves.steps, ROWS)
     ]
-    heads = ["step", "seconds", "loss (nats per token)", "learning rate", "gradient norm"]
-    return folded("Steps", [*heads, "tokens per second"], rows, len(curves.steps), METRICS)
+    loss = f"loss (nats per {curves.target})"
+    heads = ["step", "seconds", loss, "learning rate", "gradient norm"]
+    heads.append(f"{curves.target}s per second")
+    return folded("Steps", heads, rows, len(curves.steps), METRICS)
 
 
 # --- samples, commands, plan ----------------------------------------------------------------------

@@ -33,6 +33,9 @@ CHOSEN: tuple[Any, ...] = (0, "", "auto", [], None)
 USUAL: dict[str, tuple[Any, ...]] = {
     "dropout": (-1.0,),
     "valid_fraction": (0.1,),
+    "shift": (0.08,),
+    "rotate": (8.0,),
+    "zoom": (0.08,),
     "optimizer": ("muon",),
     "schedule": ("linear",),
     "keep_by": ("loss",),
@@ -55,6 +58,7 @@ USUAL: dict[str, tuple[Any, ...]] = {
 USUAL_OF: dict[str, dict[str, tuple[Any, ...]]] = {
     "translate": {"valid_fraction": (0.05,)},
     "chat": {"valid_fraction": (0.05,), "max_turns": (4,), "max_tokens": (128,)},
+    "pictures": {"kernel_size": (3,)},
 }
 """The same where a task has another."""
 
@@ -161,16 +165,34 @@ def protocol(plan: Mapping[str, Any], score: Mapping[str, Any]) -> str:
         whole, text, how = "Every byte of the targets", "pairs", "each target given its source"
     if part(plan, "config").get("task") == "chat":
         whole, text, how = "Every byte of the replies", "replies", "each reply given its context"
+    if part(plan, "config").get("task") == "pictures":
+        return _protocol_of_labels(plan, score)
     what = f"An evenly spread sample of the {text}" if score.get("sampled") else whole
     words = [f"{what} was scored once, {how}; what the tokenizer"]
     words.append("cannot spell is charged 8 bits a byte.")
     digest = _short_hash(score.get("fingerprint") or plan.get("valid_text"))
     scored = f"{size(score['bytes'])}, " if score.get("bytes") else ""
     words.append(f"Text: {scored}SHA-256 {digest}")
-    if score.get("kept"):
-        kept = score["kept"]
-        words.append(f"Weights kept: {kept}, of step {score.get('kept_step', score['step']):,}.")
-    return " ".join(words)
+    return " ".join([*words, *_kept(score)])
+
+
+def _protocol_of_labels(plan: Mapping[str, Any], score: Mapping[str, Any]) -> str:
+    which = "An evenly spread sample of them was" if score.get("sampled") else "All were"
+    words = [f"{which} scored once, as they are: {score.get('targets', 0):,} pictures, SHA-256"]
+    words.append(_short_hash(score.get("fingerprint") or plan.get("valid_text")))
+    if score.get("calibration") is not None:
+        words.append(
+            f"Confidence and accuracy differ by {score['calibration']:.1f} points in the mean, at a"
+            f" temperature of {score['temperature']:.2f} fitted on the same."
+        )
+    return " ".join([*words, *_kept(score)])
+
+
+def _kept(score: Mapping[str, Any]) -> list[str]:
+    if not score.get("kept"):
+        return []
+    step = score.get("kept_step", score["step"])
+    return [f"Weights kept: {score['kept']}, of step {step:,}."]
 
 
 def _short_hash(value: object) -> str:
@@ -227,17 +249,18 @@ def run_command(plan: Mapping[str, Any], *words: object) -> str:
 
 def use_command(plan: Mapping[str, Any], run: object, prompt: str = "") -> str:
     """Write the command that does with a run what it was trained for."""
-    kind = _kind(plan)
+    kind = kind_of(plan)
     words = filter(None, [prompt or kind.example])
     return run_command(plan, kind.verb, run, *words)
 
 
 def score_command(plan: Mapping[str, Any], run: object) -> str:
     """Write the command that scores a run on another text."""
-    return run_command(plan, "evaluate", run, *_kind(plan).scored)
+    return run_command(plan, "evaluate", run, *kind_of(plan).scored)
 
 
-def _kind(plan: Mapping[str, Any]) -> Kind:
+def kind_of(plan: Mapping[str, Any]) -> Kind:
+    """Give what a run learns."""
     return find_kind(str(part(plan, "config").get("task") or "lm"))
 
 

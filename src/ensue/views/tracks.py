@@ -9,12 +9,14 @@ from typing import Any
 
 from ensue.errors import RunError
 from ensue.runs import Run
+from ensue.tasks import Kind
+from ensue.tasks.measures import Measure
 from ensue.views.axes import Number
 from ensue.views.lines import Line, Panel
 from ensue.views.plots import read_curves, spread
 from ensue.views.text import power, short
 
-FIELDS = ("step", "tokens", "flops", "seconds", "bits_per_byte")
+FIELDS = ("step", "tokens", "flops", "seconds", "score")
 """What is known of each evaluation."""
 POINTS = 100
 """Of a line at most: 15 runs in four pictures, each evaluated 500 times, would be a megabyte."""
@@ -35,13 +37,13 @@ class Track:
     """Over the finished runs, or over all while none is; empty: nothing is recorded."""
 
 
-def read_track(folder: Path, candidate: Mapping[str, Any]) -> Track:
+def read_track(folder: Path, candidate: Mapping[str, Any], kind: Kind) -> Track:
     """Read the runs of a candidate, as far as they are there."""
     seeds: dict[int, list[Moment]] = {}
     finished = []
     for entry in candidate.get("runs") or ():
         run = Run(folder / entry["run"])
-        curves = read_curves(run.read_metrics())
+        curves = read_curves(run.read_metrics(), kind)
         try:
             per_step = float(run.read_plan().get("flops_per_step") or 0.0)
         except RunError:  # not begun, or half-copied: the other curves are still worth showing
@@ -53,7 +55,7 @@ def read_track(folder: Path, candidate: Mapping[str, Any]) -> Track:
                 "tokens": curves.at(step, "tokens"),
                 "flops": step * per_step,
                 "seconds": curves.at(step, "seconds"),
-                "bits_per_byte": float(record["bits_per_byte"]),
+                "score": float(record[kind.followed_by.key]),
             }
             for step, record in {r["step"]: r for r in records}.items()
         ]
@@ -102,7 +104,7 @@ def choose_scale(floor: float, tracks: Sequence[Track]) -> Scale:
     The steep start is cut, and so is what lies far above: further from the middle one than 4 times
     the middle distance, and than a quarter of its score. What is better is always shown.
     """
-    lines = [[m["bits_per_byte"] for m in track.mean] for track in tracks if track.mean]
+    lines = [[m["score"] for m in track.mean] for track in tracks if track.mean]
     ends = sorted([line[-1] for line in lines] + ([floor] if floor else []))
     if not lines:
         return Scale(0.0, 1.0, False, floor)
@@ -117,7 +119,7 @@ def choose_scale(floor: float, tracks: Sequence[Track]) -> Scale:
     return Scale(low - 0.08 * (top - low), top, peak > top, floor)
 
 
-def curve_panels(scale: Scale, tracks: Sequence[Track]) -> list[Panel]:
+def curve_panels(scale: Scale, tracks: Sequence[Track], measure: Measure) -> list[Panel]:
     """Draw the curves over steps, tokens, operations and time, as far as they are known."""
     longest = max((m["seconds"] for t in tracks for m in t.mean), default=0.0)
     unit, per = ("s", 1) if longest < 120 else ("min", 60) if longest < 7200 else ("h", 3600)
@@ -132,7 +134,7 @@ def curve_panels(scale: Scale, tracks: Sequence[Track]) -> list[Panel]:
         lines = []
         for i, track in enumerate(tracks):
             mean, *seeds = (
-                [(m[key] / divisor, m["bits_per_byte"]) for m in spread(run, POINTS) if m[key] > 0]
+                [(m[key] / divisor, m["score"]) for m in spread(run, POINTS) if m[key] > 0]
                 for run in (track.mean, *track.seeds.values())
             )
             if mean:
@@ -144,7 +146,7 @@ def curve_panels(scale: Scale, tracks: Sequence[Track]) -> list[Panel]:
         panels.append(
             Panel(
                 name=f"curves-{key}",
-                title=f"Bits per byte over {over}",
+                title=f"{measure.title} over {over}",
                 words=_curve_words(lines, over, scale, x_words),
                 x_title=x_title + (", logarithmic" if ends_apart else ""),
                 lines=lines,

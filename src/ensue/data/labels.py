@@ -1,0 +1,143 @@
+"""Labels: their names and order, a stratified split, and what about them looks like a mistake."""
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ensue.data.notes import Notes
+from ensue.errors import DataError
+
+UNBALANCED = 10
+"""The commonest class has so many times the rows of the rarest one: worth a remark."""
+UNKNOWN = -1
+"""Number of a label that train lacks: whatever a model says of it is wrong."""
+_NAMED = 5
+
+
+def class_names(labels: Iterable[str]) -> list[str]:
+    """Give the distinct labels, in the order of their names, numbers in them as numbers."""
+    return sorted(set(labels), key=_in_order)
+
+
+def _in_order(label: str) -> tuple[list[tuple[int, str]], str]:
+    parts = re.split(r"([0-9]+)", label)
+    # Digits stand at odd places.
+    return [(int(p), "") if i % 2 else (0, p.casefold()) for i, p in enumerate(parts)], label
+
+
+def check_classes(counts: Mapping[str, int], notes: Notes) -> None:
+    """Refuse what cannot be learnt, and say what looks like a mistake.
+
+    Args:
+        counts: Rows of each class in train and valid together.
+        notes: Takes remarks.
+
+    Raises:
+        DataError: There is one class only.
+    """
+    if len(counts) < 2:
+        only = f", {next(iter(counts))!r}" if counts else ""
+        raise DataError(
+            f"there is nothing to tell apart: {len(counts)} class{'' if counts else 'es'}{only}",
+            "At least two classes are needed; is it the column, or the folder, of the labels?",
+        )
+    alike: dict[str, list[str]] = defaultdict(list)
+    for name in counts:
+        alike["".join(name.casefold().split())].append(name)
+    for names in alike.values():
+        if len(names) > 1:
+            shown = " and ".join(f"{name!r} ({counts[name]:,})" for name in names)
+            notes.say(
+                f"labels that differ in case or spaces alone are classes of their own: {shown}"
+            )
+    once = [name for name, count in counts.items() if count == 1]
+    if once:
+        notes.say(
+            f"{len(once):,} classes have one example, which is learnt from and not validated on:"
+            f" {some(once)}"
+        )
+    most, least = max(counts, key=counts.__getitem__), min(counts, key=counts.__getitem__)
+    if counts[most] >= UNBALANCED * counts[least]:
+        notes.say(
+            f"unbalanced: {most!r} has {counts[most]:,} examples, {least!r} {counts[least]:,};"
+            " --train.class-weights 0.5 lets rare classes count more"
+        )
+
+
+def some(names: Sequence[str]) -> str:
+    """Name the first few."""
+    more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
+    return ", ".join(map(repr, names[:_NAMED])) + more
+
+
+def numbered(labels: Sequence[str], names: Sequence[str], what: str, notes: Notes) -> list[int]:
+    """Number labels by the classes that were learnt.
+
+    Another case or other spaces are overlooked where they can mean one class only; a label that
+    is none of them is `UNKNOWN`, and said.
+
+    Args:
+        labels: To be numbered.
+        names: The classes, in order.
+        what: What the labels are of, for the remark.
+        notes: Takes remarks.
+    """
+    exact = {name: i for i, name in enumerate(names)}
+    loose: dict[str, set[int]] = defaultdict(set)
+    for name, i in exact.items():
+        loose["".join(name.casefold().split())].add(i)
+    found, unknown, bent = [], Counter[str](), Counter[str]()
+    for label in labels:
+        if label in exact:
+            found.append(exact[label])
+            continue
+        near = loose.get("".join(label.casefold().split()), set())
+        found.append(next(iter(near)) if len(near) == 1 else UNKNOWN)
+        (bent if len(near) == 1 else unknown)[label] += 1
+    if bent:
+        notes.say(
+            f"{what}: {sum(bent.values()):,} labels differ from train's in case or spaces, and are"
+            f" taken for the same: {some(list(bent))}"
+        )
+    if unknown:
+        notes.say(
+            f"{what}: {sum(unknown.values()):,} labels are not among train's, and count as"
+            f" mistakes: {some(list(unknown))}"
+        )
+    return found
+
+
+def held_out(
+    labels: NDArray[np.int64], hashes: NDArray[np.uint64], fraction: float
+) -> NDArray[np.bool_]:
+    """Hold out the same share of each class, by a hash of the content.
+
+    What is there twice lands on one side, and a new example moves few others. Of each class at
+    least one example stays, and, where it has two different ones, at least one is held out.
+
+    Args:
+        labels: Of each row, the number of its class.
+        hashes: Of each row's content.
+        fraction: How much of each class.
+    """
+    mask = np.zeros(len(labels), dtype=np.bool_)
+    if not fraction:
+        return mask
+    for label in np.unique(labels):
+        rows = np.flatnonzero(labels == label)
+        distinct, group = np.unique(hashes[rows], return_inverse=True)
+        if len(distinct) < 2:
+            continue
+        sizes = np.bincount(group)
+        enough = np.cumsum(sizes) >= fraction * len(rows)
+        count = min(max(1, int(np.argmax(enough)) + 1), len(distinct) - 1)
+        mask[rows] = group < count
+    return mask
+
+
+def repeated(ours: NDArray[np.uint64], theirs: NDArray[np.uint64]) -> int:
+    """Count which of ours are also among theirs, by the hashes of their content."""
+    return int(np.isin(ours, theirs).sum())
