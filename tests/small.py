@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 
-from ensue.models.cnn import CNNConfig, PictureCNNConfig
+from ensue.models.cnn import CNNConfig, PictureCNNConfig, TextCNNConfig
 from ensue.models.gpt2 import GPT2Config
-from ensue.models.lstm import LSTMConfig
-from ensue.models.mlp import MLPClassifierConfig, MLPConfig
-from ensue.models.rnn import RNNConfig
+from ensue.models.lstm import LSTMClassifierConfig, LSTMConfig
+from ensue.models.mlp import MLPClassifierConfig, MLPConfig, NgramMLPConfig
+from ensue.models.rnn import RNNClassifierConfig, RNNConfig
 from ensue.models.seq2seq import Seq2SeqConfig
 from ensue.models.seq2seq_attention import Seq2SeqAttentionConfig
 from ensue.models.transformer import TransformerConfig
@@ -31,6 +31,13 @@ PICTURE_MODELS: dict[str, Any] = {
     "cnn": PictureCNNConfig(d_model=8, num_stages=2, num_layers=1, dropout=0.0),
 }
 """Those that name what a picture shows."""
+TEXT_MODELS: dict[str, Any] = {
+    "mlp": NgramMLPConfig(buckets=512, d_model=16, dropout=0.0),
+    "cnn": TextCNNConfig(buckets=256, d_model=16, d_filters=8, dropout=0.0),
+    "rnn": RNNClassifierConfig(buckets=256, d_model=16, num_layers=1, dropout=0.0),
+    "lstm": LSTMClassifierConfig(buckets=256, d_model=16, num_layers=1, dropout=0.0),
+}
+"""Those that name the class of a text."""
 EVERY = pytest.mark.parametrize("model", list(MODELS))
 TWO = pytest.mark.parametrize("model", ["lstm", "gpt2"])
 """Where the model hardly matters: two as unlike as can be."""

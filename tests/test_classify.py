@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import ensue
-from ensue.classifier import Classifier
+from ensue.classifier import PictureClassifier
 from ensue.cli import main
 from ensue.data.pictures import PicturesConfig
 from ensue.errors import DataError, StoppedError, UsageError
@@ -178,7 +178,7 @@ def test_a_run_is_scored_on_its_splits_and_on_others(
     assert [c["name"] for c in found["by_class"]] == ["blue", "red"]
     assert "1 labels are not among train's, and count as mistakes: 'green'" in caught.err
     assert "3 labels differ from train's in case or spaces" in caught.err
-    for words in (["--split", "tset"], ["--floor"], ["--split", "test", "--data", str(other)]):
+    for words in (["--split", "tset"], ["--split", "test", "--data", str(other)]):
         assert main(["evaluate", str(run), *words]) == 2
     assert main(["evaluate", str(run), "--src", "a", "--ref", "b"]) != 0
 
@@ -232,7 +232,7 @@ def test_in_a_linear_model_what_speaks_adds_up_to_the_logit(folder: Path) -> Non
         network.head.weight.normal_()
     thirds = (0.4, 0.4, 0.4)
     showing = Showing(classes=("a", "b"), shape=(3, 10, 10), mean=thirds, std=thirds)
-    classifier = Classifier(network, showing)
+    classifier = PictureClassifier(network, showing)
     picture = folder / "blue" / "0.png"
     seen = ensue.look_at_picture(classifier, picture)
     logits = network(showing.shown(classifier.pixels(picture)[None]))[0].detach()

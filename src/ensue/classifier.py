@@ -1,4 +1,4 @@
-"""Pictures in, names of classes out, with how sure the model may be."""
+"""Texts or pictures in, names of classes out, with how sure the model may be."""
 
 import json
 import zipfile
@@ -12,14 +12,18 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from numpy.typing import NDArray
+from torch import Tensor
 
 from ensue.data.images import fitted, read_image
-from ensue.data.pictures import picture_files
+from ensue.data.labelled import TextSplit
+from ensue.data.pictures import PictureSplit, picture_files
 from ensue.data.source import missing
 from ensue.decoding.engine import evaluating
 from ensue.errors import DataError, UsageError
-from ensue.tasks.pictures import EVAL_ROWS, Showing
+from ensue.tasks.classify import Reading, TextRows, text_logits
+from ensue.tasks.pictures import EVAL_ROWS, Showing, picture_logits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,10 +44,10 @@ class Answering:
 
 @dataclass(frozen=True, kw_only=True)
 class Classified:
-    """What a model says of one picture."""
+    """What a model says of one text or picture."""
 
     source: str
-    """Its name."""
+    """The text, or the name of the picture."""
     label: str
     """The likeliest class; empty where the model is not sure enough, or there is an error."""
     confidence: float
@@ -51,7 +55,7 @@ class Classified:
     top: tuple[tuple[str, float], ...]
     """The likeliest classes with their confidence."""
     notices: tuple[str, ...] = ()
-    """What a reader should know of this picture."""
+    """What a reader should know of it."""
     error: str = ""
     """Why there is no answer."""
 
@@ -66,6 +70,133 @@ class Classified:
 
 
 class Classifier:
+    """A model that names classes.
+
+    Args:
+        model: Its weights loaded.
+        classes: Their names, in the order of its logits.
+        temperature: What its logits are divided by, for its confidence to be what it is worth.
+        card: Facts to show with it.
+    """
+
+    def __init__(
+        self, model: Any, classes: Sequence[str], temperature: float = 1.0, card: Any = None
+    ) -> None:
+        self.model, self.classes, self.temperature = model, tuple(classes), temperature
+        self.card: dict[str, Any] = card or {}
+
+    def logits(self, split: Any) -> Float[Tensor, "B C"]:
+        """Read a labelled split."""
+        raise NotImplementedError
+
+    def _answers(
+        self,
+        sources: Sequence[str],
+        logits: Float[Tensor, "B C"],
+        said: Sequence[tuple[tuple[str, ...], str]],
+        how: Answering,
+    ) -> Iterator[Classified]:
+        """Name the likeliest classes.
+
+        Args:
+            sources: What was classified.
+            logits: Of each class.
+            said: Of each source, notices, and why there is no answer.
+            how: How answers are given.
+        """
+        shares = torch.softmax(logits.double() / self.temperature, dim=1)
+        best, order = shares.topk(min(how.top_k, shares.shape[1]), dim=1)
+        for source, (notices, failed), confidence, classes in zip(
+            sources, said, best.tolist(), order.tolist(), strict=True
+        ):
+            if failed:
+                yield Classified(source=source, label="", confidence=0.0, top=(), error=failed)
+                continue
+            named = [self.classes[i] for i in classes]
+            yield Classified(
+                source=source,
+                label=named[0] if confidence[0] >= how.unsure_below else "",
+                confidence=confidence[0],
+                top=tuple(zip(named, confidence, strict=True)),
+                notices=notices,
+            )
+
+
+class TextClassifier(Classifier):
+    """A model that names the classes of texts.
+
+    Args:
+        model: Its weights loaded.
+        reading: How texts are shown to it.
+        idf: How much n-grams weigh, where it reads bags of them.
+        temperature: What its logits are divided by, for its confidence to be what it is worth.
+        card: Facts to show with it.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        reading: Reading,
+        idf: NDArray[np.float32] | None,
+        temperature: float = 1.0,
+        card: Any = None,
+    ) -> None:
+        super().__init__(model, reading.classes, temperature, card)
+        self.reading, self.idf = reading, idf
+
+    def classify(self, text: str, answering: Answering | None = None) -> Classified:
+        """Name the class of one text.
+
+        Args:
+            text: Of any length: what follows `max_words` words is not read.
+            answering: How many classes are named, and how sure it must be.
+
+        Raises:
+            DataError: There is no word in it.
+        """
+        (one,) = self.stream([text], answering)
+        if one.error:
+            raise DataError(f"{text[:60]!r}: {one.error}", "Give a text with at least one word.")
+        return one
+
+    def stream(
+        self, texts: Iterable[str], answering: Answering | None = None
+    ) -> Iterator[Classified]:
+        """Name the classes of texts, in their order; one without a word has an error.
+
+        Args:
+            texts: Read as they are needed: a file may be longer than memory.
+            answering: How many classes are named, and how sure it must be.
+        """
+        texts, together = iter(texts), FIRST_TEXTS
+        while chunk := list(islice(texts, together)):
+            together = min(2 * together, CHUNK_TEXTS)
+            rows = self._rows(chunk)
+            cut, most = rows.words.cut, self.reading.max_words
+            said = [
+                (
+                    (f"read up to its word {most:,}",) if i in cut else (),
+                    "" if length else "there is no word in it",
+                )
+                for i, length in enumerate(rows.words.lengths.tolist())
+            ]
+            logits = text_logits(self.model, rows, np.arange(len(chunk)), torch.device("cpu"))
+            yield from self._answers(chunk, logits, said, answering or Answering())
+
+    def logits(self, split: TextSplit) -> Float[Tensor, "B C"]:
+        """Read a labelled split."""
+        every = np.arange(len(split))
+        return text_logits(self.model, self._rows(split.texts), every, torch.device("cpu"))
+
+    def _rows(self, texts: Sequence[str]) -> TextRows:
+        return TextRows(texts, self.reading, self.model.config, self.idf)
+
+
+FIRST_TEXTS, CHUNK_TEXTS = 64, 4096
+"""Texts that are sorted by length together: few at first, so that the first answers come soon."""
+
+
+class PictureClassifier(Classifier):
     """A model that names what pictures show.
 
     Args:
@@ -78,8 +209,8 @@ class Classifier:
     def __init__(
         self, model: Any, showing: Showing, temperature: float = 1.0, card: Any = None
     ) -> None:
-        self.model, self.showing, self.temperature = model, showing, temperature
-        self.card: dict[str, Any] = card or {}
+        super().__init__(model, showing.classes, temperature, card)
+        self.showing = showing
 
     def classify(self, picture: str | Path, answering: Answering | None = None) -> Classified:
         """Name the class of one picture.
@@ -107,7 +238,7 @@ class Classifier:
         """
         files = ((shown, opener) for name in names for shown, opener in opened(name))
         while batch := list(islice(files, EVAL_ROWS)):
-            yield from self._answers(batch, answering or Answering())
+            yield from self._read(batch, answering or Answering())
 
     def pixels(self, picture: str | Path) -> NDArray[np.uint8]:
         """Give a picture as it is shown to the model, (C, H, W), before it is normalised.
@@ -119,7 +250,12 @@ class Classifier:
             image, _ = read_image(stream, max(self.showing.shape[1:]))
         return fitted(image, self.showing.shape)
 
-    def _answers(self, batch: Sequence[tuple[str, Any]], how: Answering) -> Iterator[Classified]:
+    def logits(self, split: PictureSplit) -> Float[Tensor, "B C"]:
+        """Read a labelled split."""
+        every = np.arange(len(split))
+        return picture_logits(self.model, split, self.showing, every, torch.device("cpu"))
+
+    def _read(self, batch: Sequence[tuple[str, Any]], how: Answering) -> Iterator[Classified]:
         shape = self.showing.shape
         pixels = np.zeros((len(batch), *shape), dtype=np.uint8)
         said: list[tuple[tuple[str, ...], str]] = []  # notices, and why there is no answer
@@ -133,23 +269,8 @@ class Classifier:
                 pixels[place] = fitted(image, shape)
                 said.append((tuple(done), ""))
         with torch.inference_mode(), evaluating(self.model):
-            logits = self.model(self.showing.shown(pixels)).double()
-        shares = torch.softmax(logits / self.temperature, dim=1)
-        best, order = shares.topk(min(how.top_k, shares.shape[1]), dim=1)
-        for (name, _), (notices, failed), confidence, classes in zip(
-            batch, said, best.tolist(), order.tolist(), strict=True
-        ):
-            if failed:
-                yield Classified(source=name, label="", confidence=0.0, top=(), error=failed)
-                continue
-            named = [self.showing.classes[i] for i in classes]
-            yield Classified(
-                source=name,
-                label=named[0] if confidence[0] >= how.unsure_below else "",
-                confidence=confidence[0],
-                top=tuple(zip(named, confidence, strict=True)),
-                notices=notices,
-            )
+            logits = self.model(self.showing.shown(pixels))
+        yield from self._answers([name for name, _ in batch], logits, said, how)
 
 
 def opened(name: str) -> list[tuple[str, Any]]:

@@ -17,7 +17,7 @@ from jaxtyping import Float
 
 from ensue import __version__
 from ensue.classification import load_classifier
-from ensue.classifier import Answering, Classified, Classifier
+from ensue.classifier import Answering, Classified, Classifier, PictureClassifier
 from ensue.nn.capture import capture
 from ensue.runs import Run
 from ensue.views.classes import look_page, look_pictures
@@ -83,7 +83,8 @@ def look_at_picture(run: str | Path | Run | Classifier, picture: str | Path) -> 
         UsageError: It was trained for another task.
         DataError: The picture cannot be read.
     """
-    classifier = run if isinstance(run, Classifier) else load_classifier(run)
+    classifier = run if isinstance(run, Classifier) else load_classifier(run, "pictures")
+    assert isinstance(classifier, PictureClassifier)
     model, showing = classifier.model, classifier.showing
     answer = classifier.classify(picture, Answering(top_k=min(TOP, len(showing.classes))))
     x = showing.shown(classifier.pixels(picture)[None])

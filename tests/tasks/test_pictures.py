@@ -16,7 +16,7 @@ from ensue.data.order import RowOrder, random_shares
 from ensue.data.pictures import PicturesConfig
 from ensue.errors import UsageError
 from ensue.models import step_of
-from ensue.tasks.classify import (
+from ensue.tasks.labels import (
     calibration_error,
     class_loss,
     class_score,

@@ -244,7 +244,7 @@ def test_what_the_pairs_looked_like_is_kept(
     request_of: Callable[..., RunConfig[Any]], tmp_path: Path
 ) -> None:
     material, _, _ = prepared(request_of())
-    material.save(tmp_path)
+    material.save(tmp_path, None)
     sides = from_dict(Sides, read_json(tmp_path / SIDES))
     train, words = material.corpus.train, material.tgt_tokenizer
     for counts, side in ((sides.src_counts, train.src), (sides.tgt_counts, train.tgt)):

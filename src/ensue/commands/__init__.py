@@ -14,12 +14,13 @@ import tyro
 
 from ensue import api
 from ensue.chat import Talk
-from ensue.classification import evaluate_labels
+from ensue.classification import LABELLED, evaluate_labels
 from ensue.config import read_toml
 from ensue.console import Console, print_table
 from ensue.data import catalog
 from ensue.data.corpus import DataConfig
 from ensue.data.dialogues import DialogueConfig
+from ensue.data.labelled import LabelledConfig, are_labelled
 from ensue.data.pairs import PairsConfig
 from ensue.data.pictures import PicturesConfig, are_pictures
 from ensue.data.turns import is_talk
@@ -96,6 +97,15 @@ class TrainDialogues(DialogueConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
+class TrainLabelled(LabelledConfig):
+    """What is read."""
+
+    sources: tyro.conf.Positional[tuple[str, ...]] = ()
+    """Tables (.csv, .tsv, .jsonl, .parquet) with a column of texts and one of labels; files whose
+    lines begin with the label; or one recipe.toml."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainPictures(PicturesConfig):
     """What is read."""
 
@@ -108,6 +118,7 @@ DATA: dict[str, type[Any]] = {
     "lm": TrainData,
     "translate": TrainPairs,
     "chat": TrainDialogues,
+    "classify": TrainLabelled,
     "pictures": TrainPictures,
 }
 """What is read, as flags, by task."""
@@ -134,6 +145,9 @@ def parse_train(
     values = read_toml(Path(recipe)) if recipe else {}
     name = str(flag(argv, "--model") or dict(values.get("model", {})).get("name", ""))
     task = flag(argv, "--task") or values.get("task") or task_of(argv, name)
+    if task == "classify" and any(map(are_pictures, argv)):
+        task = "pictures"  # they are classified too
+        argv = _with_task(argv, task)
     kind = find_kind(str(task))
     step = find_step(name or kind.model, kind.name)
     file = flag(argv, "--model").rpartition(":")[0]
@@ -153,6 +167,12 @@ def parse_train(
     return RunConfig(**{**{name: getattr(args, name) for name in parts}, "data": data}), args.out
 
 
+def _with_task(argv: Sequence[str], task: str) -> list[str]:
+    """Put another task in the place of that which the flag names."""
+    named = [f"--task={task}" if a.startswith("--task=") else a for a in argv]
+    return [task if before == "--task" else a for before, a in zip(["", *named], named)]  # noqa: B905
+
+
 def task_of(argv: Sequence[str], model: str) -> str:
     """Tell the task by the data (pairs are named by flags, talk looks so), else by the model."""
     if any(a.partition("=")[0] in ("--src", "--tgt") for a in argv):
@@ -161,6 +181,8 @@ def task_of(argv: Sequence[str], model: str) -> str:
         return "chat"
     if any(map(are_pictures, argv)):
         return "pictures"
+    if any(map(are_labelled, argv)):
+        return "classify"
     able = find_step(model).tasks if model else ("lm",)
     return next(filter(None, map(catalog.task_of, argv)), able[0])
 
@@ -176,6 +198,7 @@ def files_of(kind: Kind, flags: Any, verb: str) -> tuple[Any, tuple[str, ...]]:
         "lm": data_of,
         "translate": pairs_of,
         "chat": dialogues_of,
+        "classify": labelled_of,
         "pictures": pictures_of,
     }[kind.name]
     found: tuple[Any, tuple[str, ...]] = own(data, verb)  # type: ignore[operator]
@@ -214,6 +237,21 @@ def dialogues_of(data: DialogueConfig, verb: str) -> tuple[DialogueConfig, tuple
     """
     if not data.sources:
         raise UsageError("no dialogues to read", f"Name a file: ensue {verb} dialogues.jsonl")
+    sources, valid, test = _files_of(data.sources, data.valid, data.cache, verb)
+    return dataclasses.replace(data, sources=sources, valid=valid), test
+
+
+def labelled_of(data: LabelledConfig, verb: str) -> tuple[LabelledConfig, tuple[str, ...]]:
+    """Put files in the place of public sets' names.
+
+    Returns:
+        What is read, and the test files of the sets.
+
+    Raises:
+        UsageError: Nothing is named.
+    """
+    if not data.sources:
+        raise UsageError("no labelled texts to read", f"Name a table: ensue {verb} reviews.csv")
     sources, valid, test = _files_of(data.sources, data.valid, data.cache, verb)
     return dataclasses.replace(data, sources=sources, valid=valid), test
 
@@ -365,7 +403,7 @@ def _lines(file: str) -> list[str]:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateArgs:
-    """A run, and a text; of a run that translates, two files; of one that answers, dialogues."""
+    """A run, and a text; two files (translations), dialogues (replies), or labelled data."""
 
     run: tyro.conf.Positional[str] = ""
     """The run folder; default: the newest below runs/."""
@@ -389,7 +427,8 @@ class EvaluateArgs:
     """Of a run that names classes: folder for the picture of what was taken for what; default:
     evaluate/ in the run."""
     floor: bool = False
-    """Also score the text by counting byte 5-grams in the training text: what a model must beat."""
+    """Also score what needs no network, which a model must beat: of a text the byte 5-grams of the
+    training text, of labelled data the commonest class and a linear model."""
     json: bool = False
     """Print one JSON object."""
 
@@ -440,12 +479,12 @@ def run_evaluate(args: EvaluateArgs, console: Console) -> None:
     run, plan = open_run(args.run)
     if plan.config.task != "chat":
         _refuse(args, "search", "contexts", "talk")
-    if plan.config.task != "pictures":
+    if plan.config.task not in LABELLED:
         _refuse(args, "split", "out")
     if plan.config.task == "chat":
         _evaluate_chat(args, run, console)
         return
-    if plan.config.task == "pictures":
+    if plan.config.task in LABELLED:
         _evaluate_labels(args, run, console)
         return
     score = api.evaluate(run, args.data)
@@ -518,12 +557,10 @@ def _evaluate_chat(args: EvaluateArgs, run: Run, console: Console) -> None:
 
 
 def _evaluate_labels(args: EvaluateArgs, run: Run, console: Console) -> None:
-    if args.floor:
-        raise UsageError("--floor counts n-grams of texts; pictures have none")
     if args.data and args.split:
         raise UsageError("--split is of the run's own data", "Leave out --data or --split.")
     split = args.split or "valid"
-    found = evaluate_labels(run, args.data, split=split, tracker=console)
+    found = evaluate_labels(run, args.data, split=split, floor=args.floor, tracker=console)
     console.close()
     names = [c.name for c in found.by_class]
     drawn = confusion_picture(names, found.confusion, "data" if args.data else split)
@@ -541,6 +578,13 @@ def _evaluate_labels(args: EvaluateArgs, run: Run, console: Console) -> None:
         f" {score[CALIBRATION]:.2f} % (sha256 {score.fingerprint[:12]}; look {found.looks} of this"
         " run at these data)\n"
     )
+    for floor in found.floors:
+        verdict = "beats" if score[ACCURACY] > floor.accuracy else "does not beat"
+        sys.stdout.write(
+            f"{ACCURACY.shown(floor.accuracy)} by {floor.name}; the model {verdict} it."
+            f" {floor.note}".rstrip()
+            + "\n"
+        )
     rows = [
         [c.name, f"{c.examples:,}", *(f"{v:.1%}" for v in (c.precision, c.recall, c.f1))]
         for c in found.by_class

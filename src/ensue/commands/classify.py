@@ -1,16 +1,23 @@
-"""``ensue classify``: pictures in, the names of their classes out, in their order."""
+"""``ensue classify``: texts or pictures in, the names of their classes out, in their order."""
 
 import sys
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from itertools import tee
 from pathlib import Path
+from typing import Any
 
 import tyro
 
 from ensue.classification import load_classifier
-from ensue.classifier import Answering, Classified
-from ensue.commands.translate import created
+from ensue.classifier import Answering, Classified, PictureClassifier, TextClassifier
+from ensue.commands.translate import created, progress_of, read_lines, run_and_texts
 from ensue.console import Console
+from ensue.data.annotate import ANNOTATED, AnnotatedTable
+from ensue.data.notes import Notes
+from ensue.data.source import Source, form_of
 from ensue.errors import DataError, UsageError
 from ensue.runs import Run
 from ensue.views.text import visible
@@ -21,30 +28,124 @@ class ClassifyArgs:
     """What is classified, and how it is answered."""
 
     words: tyro.conf.Positional[tuple[str, ...]] = ()
-    """Pictures, folders or zips of pictures; before them perhaps the run."""
+    """Texts, in quotes; or pictures, folders or zips of pictures; before them perhaps the run.
+    Without any, a run of texts reads standard input, line by line."""
     run: str = ""
     """The run folder; default: the newest below runs/."""
     file: str = ""
-    """Read the names of pictures from a file, one on each line; - reads standard input."""
+    """Texts: a table (.csv, .tsv, .jsonl), which comes back with columns label and confidence, or a
+    file with a text on each line. Pictures: a file of their names. - reads standard input."""
     out: str = ""
     """Write the answers to this file; default: standard output."""
     json: bool = False
-    """Print one JSON object for each picture, with all that is known of it."""
+    """Print one JSON object for each answer, with all that is known of it."""
     answering: tyro.conf.OmitArgPrefixes[Answering] = field(default_factory=Answering)
     """How it is answered."""
 
 
 def run_classify(args: ClassifyArgs, console: Console) -> None:
-    """Name the class of each picture as soon as its batch is done; say at the end what failed."""
-    run, names = _run_and_pictures(args)
+    """Name the class of each text or picture as soon as its batch is done."""
+    run, words = _run_and_words(args)
     classifier = load_classifier(run)
+    if isinstance(classifier, TextClassifier):
+        _classify_texts(args, classifier, words, console)
+    else:
+        assert isinstance(classifier, PictureClassifier)
+        _classify_pictures(args, classifier, words, console)
+
+
+def _run_and_words(args: ClassifyArgs) -> tuple[str, list[str]]:
+    """Sort the positionals: a folder of a run comes first, all else is to be classified."""
+    words = list(args.words)
+    if args.run or not words or not Path(words[0]).exists() or Run.exists(words[0]):
+        return run_and_texts(words, args.run, args.file)
+    if args.file:
+        raise UsageError("give pictures or --file, not both")
+    return "", words  # a picture, for the newest run
+
+
+# -- texts -------------------------------------------------------------------------------------
+
+
+def _classify_texts(
+    args: ClassifyArgs, classifier: TextClassifier, texts: list[str], console: Console
+) -> None:
+    form = form_of(Path(args.file)) if args.file and not Path(args.file).is_dir() else "text"
+    notes = Notes()
+    with ExitStack() as stack:
+        total = len(texts)
+        table: AnnotatedTable | None = None
+        rows: Iterator[tuple[Any, str]] = iter(())
+        lines: Iterable[str] = texts
+        if form in ANNOTATED and not args.json:
+            table = _table(args, classifier, notes)
+            ahead, rows = tee(table.rows())
+            lines = (text for _, text in ahead)
+        elif form == "parquet":
+            raise UsageError(
+                f"{args.file}: a Parquet table is not written again", "Give .csv, .tsv or .jsonl."
+            )
+        elif not texts:
+            lines, total = stack.enter_context(read_lines(args.file or "-", notes))
+        out = stack.enter_context(created(args.out, args.file)) if args.out else sys.stdout
+        remarks: Counter[str] = Counter()
+        told = progress_of(console, "classifying texts", total, args.out)
+        for done, one in enumerate(classifier.stream(lines, args.answering), 1):
+            if table is None:
+                out.write(one.to_json() + "\n" if args.json else _line(_cells(one), args))
+            else:
+                row, _ = next(rows)
+                out.write(table.head() if done == 1 else "")
+                out.write(table.line(row, _found(one, args.answering.top_k)))
+            remarks.update([one.error] if one.error else one.notices)
+            if not texts:
+                told(done)
+        for remark in (*notes.lines(), *(f"{what} ({n:,} times)" for what, n in remarks.items())):
+            console.notice(remark)
+
+
+def _table(args: ClassifyArgs, classifier: TextClassifier, notes: Notes) -> AnnotatedTable:
+    path = Path(args.file)
+    source = Source(name=args.file, form=form_of(path), path=path)
+    heads = ["label", "confidence"]
+    for place in range(2, args.answering.top_k + 1):
+        heads += [f"label_{place}", f"confidence_{place}"]
+    return AnnotatedTable(source, classifier.reading.columns, heads, notes)
+
+
+def _cells(one: Classified) -> list[str]:
+    """Give class and confidence, then those of the further classes."""
+    if one.error:
+        return ["", ""]
+    named = [(one.label or "unsure", one.confidence), *one.top[1:]]
+    return [cell for label, share in named for cell in (label, f"{share:.4f}")]
+
+
+def _found(one: Classified, top_k: int) -> list[Any]:
+    """Give what further columns of a table hold: None where there is nothing to say."""
+    named = [(one.label or "unsure", one.confidence), *one.top[1:]] if not one.error else []
+    cells = [cell for label, share in named for cell in (label, round(share, 4))]
+    return [*cells, *[None] * (2 * top_k - len(cells))]
+
+
+# -- pictures ----------------------------------------------------------------------------------
+
+
+def _classify_pictures(
+    args: ClassifyArgs, classifier: PictureClassifier, words: list[str], console: Console
+) -> None:
+    if not words and not args.file:
+        raise UsageError("no pictures to classify", "Name some: ensue classify RUN cat.jpg dogs/")
+    names = _names(args.file) if args.file else iter(words)
     out = created(args.out, args.file) if args.out else sys.stdout
     done, failed = 0, 0
     try:
         for one in classifier.stream(names, args.answering):
             done += 1
             failed += bool(one.error)
-            out.write(_line(one, args))
+            out.write(
+                one.to_json() + "\n" if args.json else _line([one.source, *_cells(one)], args)
+            )
             if one.error:
                 console.notice(f"{one.source}: {one.error}")
             for notice in one.notices:
@@ -56,19 +157,6 @@ def run_classify(args: ClassifyArgs, console: Console) -> None:
         console.notice(f"{done:,} answers in {args.out}")
     if failed:
         raise DataError(f"{failed:,} of {done:,} pictures cannot be read", "They are named above.")
-
-
-def _run_and_pictures(args: ClassifyArgs) -> tuple[str, Iterator[str]]:
-    """Sort the positionals: a folder of a run comes first, all else are pictures."""
-    words, run = list(args.words), args.run
-    several = len(words) > 1 or bool(args.file)
-    if not run and words and (Run.exists(words[0]) or (several and not Path(words[0]).exists())):
-        run = words.pop(0)
-    if words and args.file:
-        raise UsageError("give pictures or --file, not both")
-    if not words and not args.file:
-        raise UsageError("no pictures to classify", "Name some: ensue classify RUN cat.jpg dogs/")
-    return run, _names(args.file) if args.file else iter(words)
 
 
 def _names(file: str) -> Iterator[str]:
@@ -84,11 +172,7 @@ def _names(file: str) -> Iterator[str]:
         raise UsageError(f"{file}: not UTF-8 at byte {error.start}") from None
 
 
-def _line(one: Classified, args: ClassifyArgs) -> str:
-    """Write an answer: name, class and confidence, with tabs between; then the further classes."""
-    if args.json:
-        return one.to_json() + "\n"
-    named = [("" if one.error else one.label or "unsure", one.confidence), *one.top[1:]]
-    shown = visible if not args.out and sys.stdout.isatty() else str
-    cells = [one.source, *(c for label, share in named for c in (label, f"{share:.4f}"))]
+def _line(cells: list[str], args: ClassifyArgs) -> str:
+    """Write an answer, with tabs between its cells."""
+    shown: Callable[[str], str] = visible if not args.out and sys.stdout.isatty() else str
     return "\t".join(shown(" ".join(cell.split("\t"))) for cell in cells) + "\n"

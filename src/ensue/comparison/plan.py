@@ -27,6 +27,7 @@ from ensue.comparison.request import FILES, CompareConfig
 from ensue.config import to_dict
 from ensue.distributed.env import Env, start_env
 from ensue.errors import NonFiniteError, UsageError
+from ensue.models import find_step
 from ensue.models.custom import CustomConfig, has_width
 from ensue.planning import fitted
 from ensue.runs import Run
@@ -66,6 +67,8 @@ class Candidate:
     """Weights."""
     tokens_per_step: float
     """Targets of one update, on average."""
+    most_steps: int
+    """Updates after which it learns no more."""
     error: str = ""
     """Why it could not be measured."""
 
@@ -291,7 +294,9 @@ def _rates_to_try(request: CompareConfig) -> TrainConfig:
 
     Without trials each begins at its own, as `ensue train` does.
     """
-    return usual_rates(request.train) if len(request.rates) > 1 else request.train
+    usual = find_step(find_kind(request.task).model, request.task).form.optimizer
+    trials = len(request.rates) > 1
+    return usual_rates(request.train, optimizer=usual) if trials else request.train
 
 
 def _is_own(model: Any) -> bool:
@@ -337,6 +342,7 @@ def _measured(name: str, chooser: Chooser, shaped: RunConfig[Any], error: str) -
         flops_per_step=chooser.flops(shaped),
         parameters=chooser.parameters(shaped),
         tokens_per_step=chooser.material.targets_per_update(shaped),
+        most_steps=chooser.most_steps(shaped),
         error=error,
     )
 
@@ -360,7 +366,7 @@ def _updates(equal: str, candidates: list[Candidate], seconds: float) -> dict[st
                 f"Give at least {least / seconds:.1f} times as much, fewer --rates, or a smaller"
                 " --size.",
             )
-    affords = {c.name: net / c.seconds_per_step for c in candidates}
+    affords = {c.name: min(net / c.seconds_per_step, c.most_steps) for c in candidates}
     if equal == "time":
         return {name: int(updates) for name, updates in affords.items()}
     price = {

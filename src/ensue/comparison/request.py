@@ -8,6 +8,7 @@ from typing import Any
 from ensue.config import to_dict
 from ensue.data.corpus import DataConfig
 from ensue.data.dialogues import DialogueConfig
+from ensue.data.labelled import LabelledConfig
 from ensue.data.pairs import PairsConfig, in_both
 from ensue.data.pictures import PicturesConfig
 from ensue.errors import UsageError, nearest
@@ -17,13 +18,13 @@ from ensue.tasks import find_kind
 from ensue.training.budget import parse_budget
 from ensue.training.config import SIZES, TrainConfig
 
-COMPARED = ("lm", "translate")
+COMPARED = ("lm", "translate", "classify")
 """Tasks whose models can be compared; each has a judge in `ensue.comparison.work`."""
 EQUAL = ("params", "flops", "time")
 FILES = ("sources", "src", "tgt", "valid", "valid_src", "valid_tgt")
 """Fields of data configs that name files."""
 
-Data = DataConfig | PairsConfig | DialogueConfig | PicturesConfig
+Data = DataConfig | PairsConfig | DialogueConfig | LabelledConfig | PicturesConfig
 """What some task reads, also one whose models are not compared: that is then said."""
 
 
@@ -101,8 +102,8 @@ class CompareConfig:
 
     def _check_files(self) -> None:
         _refuse_pipes(named_files(self.data) + self.test + self.test_src + self.test_tgt)
-        if (self.test_src or self.test_tgt) and self.task == "lm":
-            raise UsageError("test_src and test_tgt are of pairs", "Name a text: --test FILE")
+        if (self.test_src or self.test_tgt) and self.task != "translate":
+            raise UsageError("test_src and test_tgt are of pairs", "Name a file: --test FILE")
         if len(self.test_src) != len(self.test_tgt):
             raise UsageError(
                 f"{len(self.test_src)} files for test_src, {len(self.test_tgt)} for test_tgt: pairs"

@@ -22,8 +22,12 @@ from ensue.training.tracking import Tracker
 from ensue.views.comparison import write_comparison
 from ensue.views.text import command, kind_of, place
 
-CONTEXTS = {"lm": (64, 256, 1024, 4096), "translate": (16, 64, 256, 1024)}
-"""Tokens before the first that is generated, or of the source, where speed is measured."""
+CONTEXTS: dict[str, tuple[int, ...]] = {
+    "lm": (64, 256, 1024, 4096),
+    "translate": (16, 64, 256, 1024),
+}
+"""Tokens before the first that is generated, or of the source, where speed is measured: of tasks
+whose models generate."""
 SHARED = (
     "Several runs at a time shared this machine: seconds and tokens/s are not each one's own, nor,"
     " at equal time, what was learnt in them."
@@ -367,9 +371,9 @@ def _generation(
     """Measure how fast a shape generates, and what it keeps; found again where it was measured."""
     path = folder / "generation.json"
     known: dict[str, Any] = read_json(path) if path.exists() else {}
-    name, contexts = candidate["name"], CONTEXTS[plan.request["task"]]
+    name, contexts = candidate["name"], CONTEXTS.get(plan.request["task"], ())
     task = next((t for t in plan.tasks if t.candidate == name), None)
-    if task is None or not candidate["best_run"]:
+    if task is None or not contexts or not candidate["best_run"]:
         return
     if name not in known:
         config = config_from_dict(dict(task.config), name)

@@ -23,6 +23,7 @@ from typing import Any
 import torch
 
 from ensue.comparison.judge import Judge
+from ensue.comparison.labels import LabelsJudge
 from ensue.comparison.pairs import PairsJudge
 from ensue.comparison.plan import ComparisonPlan, Task, make_plan
 from ensue.comparison.request import CompareConfig, named_files
@@ -48,7 +49,7 @@ from ensue.training.config import RunConfig, config_from_dict, config_to_dict
 from ensue.training.session import read_data
 from ensue.training.tracking import Tracker
 
-JUDGES: dict[str, Any] = {"lm": TextJudge, "translate": PairsJudge}
+JUDGES: dict[str, Any] = {"lm": TextJudge, "translate": PairsJudge, "classify": LabelsJudge}
 """Each task's part of a comparison."""
 POLL_SECONDS = 0.25
 """Between two looks at a run."""
@@ -131,7 +132,7 @@ def _prepare(request: CompareConfig, folder: Path, tracker: Tracker) -> Prepared
     material = read_data(reading, start_env(), tracker)
     judge: Judge = JUDGES[kind.name](request, material, tracker, plan.measure if plan else "")
     if plan is None:
-        material.save(folder)
+        material.save(folder, reading.model)
         plan = make_plan(request, judge, folder, tracker)
         write_atomic(path, seal(json.loads(json.dumps(plan.to_json()))))
     elif (material.fingerprint, judge.test) != (plan.corpus, plan.test):

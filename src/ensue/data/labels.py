@@ -3,12 +3,13 @@
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ensue.data.notes import Notes
-from ensue.errors import DataError
+from ensue.errors import DataError, UsageError
 
 UNBALANCED = 10
 """The commonest class has so many times the rows of the rarest one: worth a remark."""
@@ -108,6 +109,94 @@ def numbered(labels: Sequence[str], names: Sequence[str], what: str, notes: Note
             f" mistakes: {some(list(unknown))}"
         )
     return found
+
+
+def check_shares(valid_fraction: float, test_fraction: float) -> None:
+    """Refuse shares to hold out that leave nothing to choose on, or to learn from."""
+    if not 0 < valid_fraction < 1:
+        raise UsageError(
+            f"data.valid_fraction is {valid_fraction}; it must lie between 0 and 1",
+            "Give for instance: --valid-fraction 0.1",
+        )
+    if not 0 <= test_fraction < 1 - valid_fraction:
+        raise UsageError(
+            f"data.test_fraction is {test_fraction}; with valid_fraction it must leave"
+            " something to learn from",
+            "Give for instance: --test-fraction 0.1",
+        )
+
+
+def settle_splits(
+    split: NDArray[Any],
+    labels: Sequence[str],
+    hashes: NDArray[np.uint64],
+    shares: Mapping[str, float],
+    what: str,
+    notes: Notes,
+) -> tuple[list[str], NDArray[np.int64]]:
+    """Hold out what is not given, check the classes, and number all labels by train's.
+
+    Args:
+        split: Of each row ``train``, ``valid``, ``test``, or empty: of none; it is changed.
+        labels: Of each row.
+        hashes: Of each row's content.
+        shares: How much of each class is ``test``, and ``valid``, where there is none.
+        what: What the rows are, for remarks.
+        notes: Takes remarks.
+
+    Returns:
+        The classes, and of each row the number of its class.
+
+    Raises:
+        DataError: There is nothing to learn from, or one class only.
+        UsageError: A test part is to be held out, and there is one.
+    """
+    if not (split == "train").any():
+        only = " and ".join(sorted(set(split[split != ""]))) or "none"
+        raise DataError(
+            f"there is nothing to learn from, {only} alone", f"Name {what} to learn from too."
+        )
+    names = class_names(labels[i] for i in np.flatnonzero(split == "train").tolist())
+    _hold_out(split, labels, hashes, shares, what, notes)
+    known = np.flatnonzero(np.isin(split, ("train", "valid")))
+    counts = Counter(labels[i] for i in known.tolist())
+    check_classes({name: counts[name] for name in names}, notes)
+    numbers = np.zeros(len(labels), dtype=np.int64)
+    for of in ("train", "valid", "test"):
+        rows = np.flatnonzero(split == of)
+        numbers[rows] = numbered([labels[i] for i in rows.tolist()], names, of, notes)
+    for of, other in (("valid", "train"), ("test", "train"), ("test", "valid")):
+        if twice := repeated(hashes[split == of], hashes[split == other]):
+            notes.say(f"{twice:,} {what} of {of} also stand in {other}: its score flatters")
+    return names, numbers
+
+
+def _hold_out(
+    split: NDArray[Any],
+    labels: Sequence[str],
+    hashes: NDArray[np.uint64],
+    shares: Mapping[str, float],
+    what: str,
+    notes: Notes,
+) -> None:
+    """Take out of train what is not given: the same share of each class."""
+    if shares["test"] and "test" in split:
+        raise UsageError(
+            "--test-fraction holds a part out, and there is a test part already",
+            "Leave it out, and score that: ensue evaluate --split test",
+        )
+    numbers = np.unique(np.array(labels), return_inverse=True)[1]
+    left = 1.0
+    for of, fraction in shares.items():
+        if not fraction or of in split:
+            continue
+        rows = np.flatnonzero(split == "train")
+        split[rows[held_out(numbers[rows], hashes[rows], fraction / left)]] = of
+        left -= fraction
+        notes.say(
+            f"{int((split == of).sum()):,} of {len(rows):,} {what} are {of}: the same share of"
+            " each class, chosen by a hash of their content"
+        )
 
 
 def held_out(

@@ -131,6 +131,39 @@ def random_shares(seed: int, first: int, rows: int, columns: int) -> NDArray[np.
     return ((drawn >> _U64(40)).astype(np.float32) / np.float32(1 << 24)).astype(np.float32)
 
 
+class LengthOrder:
+    """Which rows make update ``i``, for any ``i``: a fixed number of them, of like length.
+
+    Of the endless order of `RowOrder` so many updates at a time are sorted by length, cut, and
+    visited at random.
+
+    Args:
+        lengths: Of each row.
+        rows: Rows of an update.
+        seed: Another seed gives another order.
+    """
+
+    def __init__(self, lengths: NDArray[np.int64], rows: int, seed: int) -> None:
+        self.lengths, self.num_rows, self.seed = lengths, rows, seed
+        self._order = RowOrder(len(lengths), seed)
+        self._kept: tuple[int, NDArray[np.int64]] = (-1, np.zeros((0, 0), np.int64))
+
+    def rows(self, update: int) -> NDArray[np.int64]:
+        """Give the rows of an update."""
+        pool, place = divmod(update, POOL)
+        if self._kept[0] != pool:
+            size = POOL * self.num_rows
+            found = self._order.rows(pool * size, size)
+            found = found[np.argsort(self.lengths[found], kind="stable")]
+            drawn = random_shares(self.seed, pool, 1, POOL)[0]
+            self._kept = (pool, found.reshape(POOL, self.num_rows)[np.argsort(drawn)])
+        return self._kept[1][place]
+
+
+POOL = 20
+"""Updates whose rows are sorted by length together."""
+
+
 class BucketOrder:
     """Which rows make update ``i``, for any ``i``: rows of about one length, little padding.
 

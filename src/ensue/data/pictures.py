@@ -15,14 +15,14 @@ from functools import partial
 from io import BufferedIOBase, BytesIO
 from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ensue.data import arrays, cache
 from ensue.data.images import fitted, image_size, read_image
-from ensue.data.labels import check_classes, class_names, held_out, numbered, repeated
+from ensue.data.labels import check_shares, numbered, settle_splits
 from ensue.data.notes import Notes, shown
 from ensue.data.source import missing
 from ensue.data.spool import Progress
@@ -82,17 +82,7 @@ class PicturesConfig:
     """Folder for decoded pictures; empty for ENSUE_CACHE or the system's cache folder."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.valid_fraction < 1:
-            raise UsageError(
-                f"data.valid_fraction is {self.valid_fraction}; it must lie between 0 and 1",
-                "Give for instance: --valid-fraction 0.1",
-            )
-        if not 0 <= self.test_fraction < 1 - self.valid_fraction:
-            raise UsageError(
-                f"data.test_fraction is {self.test_fraction}; with valid_fraction it must leave"
-                " something to learn from",
-                "Give for instance: --test-fraction 0.1",
-            )
+        check_shares(self.valid_fraction, self.test_fraction)
         for name, most in (("shift", 1), ("zoom", 0.9), ("elastic", 1), ("cutout", 1)):
             if not 0 <= getattr(self, name) <= most:
                 raise UsageError(f"data.{name} is {getattr(self, name)}; it lies in [0, {most}]")
@@ -390,27 +380,12 @@ def _make(config: PicturesConfig, folder: Path, on_progress: Progress) -> None:
     notes, column = Notes(), config.label_column
     parts = [part for name in config.sources for part in _found(name, column, "", notes)]
     parts += [part for name in config.valid for part in _found(name, column, "valid", notes)]
-    if not any(part.split == "train" for part in parts):
-        only = " and ".join(sorted({part.split for part in parts}))
-        raise DataError(
-            f"{', '.join(config.sources)}: nothing to learn from, {only} alone",
-            "Name the training pictures too.",
-        )
     shape = _shape(parts, config.image_size, notes)
     pixels, labels, hashes = _decode(parts, shape, folder, notes, on_progress)
     given = [part.split for part in parts for _ in part.labels]
     split = np.array([of if labels[i] else "" for i, of in enumerate(given)])
-    names = class_names(labels[i] for i in np.flatnonzero(split == "train"))
-    _hold_out(split, labels, hashes, config, notes)
-    counts = Counter(labels[i] for i in np.flatnonzero(np.isin(split, ("train", "valid"))))
-    check_classes({name: counts[name] for name in names}, notes)
-    numbers = np.zeros(len(labels), dtype=np.int64)
-    for of in ("train", "valid", "test"):
-        rows = np.flatnonzero(split == of)
-        numbers[rows] = numbered([labels[i] for i in rows], names, of, notes)
-    for of, other in (("valid", "train"), ("test", "train"), ("test", "valid")):
-        if twice := repeated(hashes[split == of], hashes[split == other]):
-            notes.say(f"{twice:,} pictures of {of} also stand in {other}: its score flatters")
+    shares = {"test": config.test_fraction, "valid": config.valid_fraction}
+    names, numbers = settle_splits(split, labels, hashes, shares, "pictures", notes)
     mean, std = _moments(pixels, np.flatnonzero(split == "train"))
     np.save(folder / "labels.npy", numbers)
     np.save(folder / "hashes.npy", hashes)
@@ -508,34 +483,6 @@ def _decode(
     pixels.flush()
     digests = (hashlib.blake2b(image.tobytes(), digest_size=8).digest() for image in pixels)
     return pixels, labels, np.frombuffer(b"".join(digests), dtype=np.uint64)
-
-
-def _hold_out(
-    split: NDArray[Any],
-    labels: Sequence[str],
-    hashes: NDArray[np.uint64],
-    config: PicturesConfig,
-    notes: Notes,
-) -> None:
-    """Take out of train what is not given: the same share of each class."""
-    names = {name: i for i, name in enumerate(class_names(labels))}
-    numbers = np.array([names[label] for label in labels])
-    if config.test_fraction and "test" in split:
-        raise UsageError(
-            "--test-fraction holds a part out, and there is a test part already",
-            "Leave it out, and score that: ensue evaluate --split test",
-        )
-    left = 1.0
-    for of, fraction in (("test", config.test_fraction), ("valid", config.valid_fraction)):
-        if not fraction or of in split:
-            continue
-        rows = np.flatnonzero(split == "train")
-        split[rows[held_out(numbers[rows], hashes[rows], fraction / left)]] = of
-        left -= fraction
-        notes.say(
-            f"{int((split == of).sum()):,} of {len(rows):,} pictures are {of}: the same share of"
-            " each class, chosen by a hash of their content"
-        )
 
 
 def _moments(pixels: NDArray[np.uint8], rows: NDArray[np.int64]) -> tuple[list[float], list[float]]:

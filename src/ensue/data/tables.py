@@ -63,16 +63,16 @@ def read_columns(
         encoding: Of text files; empty to find out.
         named: Columns that the user has named, so that the first row must hold names; or by their
             numbers, where it does not.
-        numbers: Take numbers, true and false of JSON lines for the text that they are written as:
-            for labels, never for a text to learn from.
+        numbers: Take numbers, true and false of typed tables for the text that they are written
+            as: for labels, never for a text to learn from.
 
     Raises:
         DataError: Malformed rows (the first five, with file and line).
     """
     if source.form == "parquet":
-        rows = _parquet(source, pick)
+        rows = _parquet(source, pick, numbers)
     elif source.form == "hub":
-        rows = _hub(source, pick)
+        rows = _hub(source, pick, numbers)
     else:
         rows = _from_lines(source, notes, pick, encoding, named, numbers)
     for where, texts in rows:
@@ -234,8 +234,7 @@ def _csv(
     if source.form == "tsv":  # a TSV has no quotes, by its IANA registration
         reader = csv.reader(ended, delimiter="\t", quoting=csv.QUOTE_NONE)
     else:
-        delimiter = max(",;\t|", key=first.count)
-        reader = csv.reader(ended, delimiter=delimiter, strict=True)
+        reader = csv.reader(ended, delimiter=delimiter_in(first), strict=True)
     try:
         header = next(reader, [])
         rows: Iterator[tuple[int, list[str]]] = ((reader.line_num, row) for row in reader if row)
@@ -260,6 +259,11 @@ def _csv(
     faults.finish()
 
 
+def delimiter_in(line: str) -> str:
+    """Give what stands between the cells of a CSV's first line."""
+    return max(",;\t|", key=line.count)
+
+
 def _names_columns(header: Sequence[str]) -> bool:
     """Tell names from data: names are short, distinct, not empty and not numbers."""
     return len(set(header)) == len(header) and all(
@@ -268,21 +272,20 @@ def _names_columns(header: Sequence[str]) -> bool:
     )
 
 
-def _parquet(source: Source, pick: Pick) -> Iterator[Row]:
+def _parquet(source: Source, pick: Pick, numbers: bool) -> Iterator[Row]:
     arrow = _need("pyarrow", "parquet")
     parquet = _need("pyarrow.parquet", "parquet")
     assert source.path is not None
     try:
         with parquet.ParquetFile(source.path) as file:
             schema = file.schema_arrow
-            columns = [field.name for field in schema if _is_text(arrow, field.type)]
+            columns = [field.name for field in schema if _is_text(arrow, field.type, numbers)]
             first = next(file.iter_batches(batch_size=_SAMPLE_ROWS, columns=columns), None)
-            sample = first.to_pylist() if first is not None else []
-            chosen = pick(sample)
+            chosen = pick([_worded(row) for row in first.to_pylist()] if first else [])
             number = 0
             # 256 rows at a time: a row may be a whole book.
             for batch in file.iter_batches(batch_size=256, columns=list(chosen)):
-                for row in batch.to_pylist():
+                for row in map(_worded, batch.to_pylist()):
                     number += 1
                     yield f"{source.name}: row {number}", tuple(row[c] or "" for c in chosen)
     except (arrow.ArrowException, OSError, UnicodeDecodeError) as error:
@@ -292,20 +295,23 @@ def _parquet(source: Source, pick: Pick) -> Iterator[Row]:
         ) from None
 
 
-def _is_text(arrow: Any, kind: Any) -> bool:
+def _is_text(arrow: Any, kind: Any, numbers: bool) -> bool:
     if arrow.types.is_dictionary(kind):
         kind = kind.value_type
-    return bool(arrow.types.is_string(kind) or arrow.types.is_large_string(kind))
+    known = [arrow.types.is_string, arrow.types.is_large_string]
+    if numbers:
+        known += [arrow.types.is_integer, arrow.types.is_floating, arrow.types.is_boolean]
+    return any(is_it(kind) for is_it in known)
 
 
-def _hub(source: Source, pick: Pick) -> Iterator[Row]:
+def _hub(source: Source, pick: Pick, numbers: bool) -> Iterator[Row]:
     datasets = _need("datasets", "hub")
     # Old versions could run a data set's own script: never.
     datasets.config.HF_DATASETS_TRUST_REMOTE_CODE = False
     name, _, split = source.name.removeprefix("hub:").partition(":")
     try:
         loaded = datasets.load_dataset(name, split=split or "train", streaming=True)
-        rows = iter(loaded)
+        rows = map(_worded, loaded) if numbers else iter(loaded)
         first = list(islice(rows, _SAMPLE_ROWS))
     except Exception as error:
         _hub_failed(source.name, error)

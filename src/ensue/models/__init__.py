@@ -19,7 +19,11 @@ class Form:
     sizes: str = "SIZES"
     """Name of its configs for the values of the size dial."""
     rate: float = 1.0
-    """Factor on Muon's usual learning rates at which it learns best: docs/experiments.md."""
+    """Factor on the usual learning rates at which it learns best: docs/experiments.md."""
+    optimizer: str = "muon"
+    """By which it learns best."""
+    reads: str = "words"
+    """Of a text that is classified: words, or a bag of n-grams."""
     idea: str = ""
     """What it does, where that is not what the step's row says."""
 
@@ -113,7 +117,18 @@ LINEAGE = (
                 "MLPClassifier",
                 ("pictures",),
                 "CLASSIFIER_SIZES",
+                rate=2 / 3,
+                optimizer="adamw",
                 idea="a fully connected network reads all pixels at once",
+            ),
+            Form(
+                "NgramMLP",
+                ("classify",),
+                "NGRAM_SIZES",
+                rate=4.0,
+                optimizer="sgd",
+                reads="bag",
+                idea="a fully connected network reads which n-grams a text has",
             ),
         ),
     ),
@@ -124,7 +139,11 @@ LINEAGE = (
         "small filters, the same at every place, one layer on another",
         "what the filters of each layer reach back to",
         "nothing",
-        (Form("CNN", rate=4.0), Form("PictureCNN", ("pictures",), "PICTURE_SIZES")),
+        (
+            Form("CNN", rate=4.0),
+            Form("PictureCNN", ("pictures",), "PICTURE_SIZES"),
+            Form("TextCNN", ("classify",), "TEXT_SIZES", rate=2 / 3, optimizer="adamw"),
+        ),
     ),
     Step(
         "rnn",
@@ -133,7 +152,10 @@ LINEAGE = (
         "one vector, carried along the text and rewritten at each step",
         "h of each layer",
         "nothing",
-        (Form("RNN", rate=2.0),),
+        (
+            Form("RNN", rate=2.0),
+            Form("RNNClassifier", ("classify",), "CLASSIFIER_SIZES", rate=4 / 3, optimizer="adamw"),
+        ),
     ),
     Step(
         "lstm",
@@ -142,7 +164,12 @@ LINEAGE = (
         "gates decide what is written, kept and said",
         "h and c of each layer",
         "nothing",
-        (Form("LSTM", rate=4.0),),
+        (
+            Form("LSTM", rate=4.0),
+            Form(
+                "LSTMClassifier", ("classify",), "CLASSIFIER_SIZES", rate=2 / 3, optimizer="adamw"
+            ),
+        ),
     ),
     Step(
         "seq2seq",

@@ -27,8 +27,9 @@ from ensue.nn.capture import tap
 from ensue.nn.conv import CausalConv, PictureConv
 from ensue.nn.dropout import Dropout
 from ensue.nn.linear import Linear, gelu
-from ensue.nn.shape import check_shape
+from ensue.nn.shape import check_shape, check_span
 from ensue.nn.vocabulary import Vocabulary
+from ensue.nn.words import Words, WordVectors, most_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,7 +225,7 @@ class PictureBlock(nn.Module):
 
 
 class PictureCNN(nn.Module):
-    """Names the class of a picture; see `ensue.tasks.classify`."""
+    """Names the class of a picture; see `ensue.tasks.labels`."""
 
     def __init__(self, config: PictureCNNConfig) -> None:
         super().__init__()
@@ -273,3 +274,100 @@ class PictureCNN(nn.Module):
             height, width = -(-height // conv.stride), -(-width // conv.stride)
             total += conv.weight.numel() * height * width
         return 6 * rows * (total + self.head.weight.numel())
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextCNNConfig:
+    """Shape of a CNN over the words of a text. A zero (of dropout: -1): chosen with the size."""
+
+    classes: int = 0
+    """What it tells apart; 0: the data's."""
+    buckets: int = 0
+    """N-grams of characters that can be told apart; see `ensue.data.words`."""
+    shortest_gram: int = 3
+    """Characters of the shortest of them."""
+    longest_gram: int = 5
+    """Characters of the longest of them."""
+    d_model: int = 0
+    """Width of a word's vector."""
+    d_filters: int = 0
+    """Filters of each width."""
+    shortest_filter: int = 3
+    """Words that the narrowest filters look at."""
+    longest_filter: int = 5
+    """Words that the widest filters look at."""
+    dropout: float = -1.0
+    """Dropped in training from the words' vectors and from what is said of the whole text."""
+
+    def __post_init__(self) -> None:
+        check_shape(self)
+        check_span("gram", self.shortest_gram, self.longest_gram)
+        check_span("filter", self.shortest_filter, self.longest_filter)
+
+
+TEXT_SIZES = {
+    "xs": TextCNNConfig(buckets=1 << 14, d_model=64, d_filters=64, dropout=0.4),
+    "s": TextCNNConfig(buckets=1 << 15, d_model=128, d_filters=100, dropout=0.4),
+    "m": TextCNNConfig(buckets=1 << 16, d_model=192, d_filters=200, dropout=0.4),
+    "l": TextCNNConfig(buckets=1 << 18, d_model=320, d_filters=400, dropout=0.4),
+}
+
+
+class TextCNN(nn.Module):
+    """Names the class of a text by what its filters find anywhere; see `ensue.tasks.labels`.
+
+    Filters of each width k lie on every place; of each the most that it finds counts:
+
+        z_k = max_t f(F_k [x_{t-k/2}, …, x_{t+k/2}] + b_k)
+        logits = V [z_3, z_4, z_5] + c
+
+    Reference: Kim 2014, arXiv:1408.5882. Departures: GELU; words' vectors are made of n-grams.
+    """
+
+    def __init__(self, config: TextCNNConfig) -> None:
+        super().__init__()
+        self.config = c = config
+        self.classes = c.classes
+        self.words = WordVectors(c.buckets, c.d_model)
+        self.widths = list(range(c.shortest_filter, c.longest_filter + 1))
+        self.layers = nn.ModuleList(Linear(k * c.d_model, c.d_filters) for k in self.widths)
+        self.dropout = Dropout(c.dropout)
+        self.head = Linear(len(self.widths) * c.d_filters, c.classes)
+        self.init_weights()
+
+    @torch.no_grad()
+    def init_weights(self) -> None:
+        """Initialise filters so that they keep the variance of what they read."""
+        if self.head.weight.is_meta:
+            return
+        self.words.init_weights()
+        layer: Any
+        for layer in self.layers:
+            nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
+            nn.init.zeros_(layer.bias)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(
+        self,
+        ids: Int[Tensor, "B T"],
+        length: Int[Tensor, " B"],
+        grams: Int[Tensor, "U G"],
+        shift: Float[Tensor, "B T D"] | None = None,
+    ) -> Float[Tensor, "B K"]:
+        """Give a logit for each class; the input is `ensue.nn.words.Words`."""
+        x = self.dropout(self.words(Words(ids, length, grams), shift))
+        steps, found = x.shape[1], []
+        for width, layer in zip(self.widths, self.layers, strict=True):
+            before = (width - 1) // 2
+            wide = F.pad(x, (0, 0, before, width - 1 - before))
+            taps = torch.cat([wide[:, i : i + steps] for i in range(width)], dim=2)
+            maps = gelu(layer(taps))
+            tap(layer, "maps", maps)
+            found.append(most_of(maps, length))
+        return self.head(self.dropout(torch.cat(found, dim=1)))
+
+    def train_flops(self, rows: int, steps: int) -> int:
+        """Floating-point operations of one forward and backward pass: the matrix products."""
+        filters = sum(k * self.config.d_model * self.config.d_filters for k in self.widths)
+        return 6 * rows * (steps * filters + self.head.weight.numel())

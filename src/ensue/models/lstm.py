@@ -21,9 +21,11 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ensue.nn.dropout import Dropout
-from ensue.nn.recurrent import LSTMLayer
-from ensue.nn.shape import check_shape
+from ensue.nn.linear import Linear
+from ensue.nn.recurrent import BidirectionalLSTM, LSTMLayer
+from ensue.nn.shape import check_even, check_shape, check_span
 from ensue.nn.vocabulary import Vocabulary
+from ensue.nn.words import Words, WordVectors, most_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,3 +123,83 @@ class LSTM(nn.Module):
         c = self.config
         weights = c.num_layers * 8 * c.d_model**2 + c.vocab_size * c.d_model
         return rows * steps * 6 * weights
+
+
+@dataclass(frozen=True, kw_only=True)
+class LSTMClassifierConfig:
+    """Shape of a two-way LSTM that names classes. A zero (of dropout: -1): chosen with the size."""
+
+    classes: int = 0
+    """What it tells apart; 0: the data's."""
+    buckets: int = 0
+    """N-grams of characters that can be told apart; see `ensue.data.words`."""
+    shortest_gram: int = 3
+    """Characters of the shortest of them."""
+    longest_gram: int = 5
+    """Characters of the longest of them."""
+    d_model: int = 0
+    """Width of a word's vector, and of both directions of a layer together; even."""
+    num_layers: int = 0
+    """Layers, each reading what the one below says."""
+    dropout: float = -1.0
+    """Dropped in training from the words' vectors and from what each layer says."""
+
+    def __post_init__(self) -> None:
+        check_shape(self)
+        check_even("d_model", self.d_model, "half of it for each direction")
+        check_span("gram", self.shortest_gram, self.longest_gram)
+
+
+CLASSIFIER_SIZES = {
+    "xs": LSTMClassifierConfig(buckets=1 << 14, d_model=96, num_layers=1, dropout=0.4),
+    "s": LSTMClassifierConfig(buckets=1 << 15, d_model=192, num_layers=1, dropout=0.4),
+    "m": LSTMClassifierConfig(buckets=1 << 16, d_model=320, num_layers=1, dropout=0.4),
+    "l": LSTMClassifierConfig(buckets=1 << 18, d_model=640, num_layers=2, dropout=0.4),
+}
+
+
+class LSTMClassifier(nn.Module):
+    """Names the class of a text, read in both directions; see `ensue.tasks.labels`.
+
+    Of each number of h the most that it says anywhere counts:
+
+        logits = V max_t [h_t ahead, h_t back] + c
+    """
+
+    def __init__(self, config: LSTMClassifierConfig) -> None:
+        super().__init__()
+        self.config = c = config
+        self.classes = c.classes
+        self.words = WordVectors(c.buckets, c.d_model)
+        self.dropout = Dropout(c.dropout)
+        self.encoder = BidirectionalLSTM(c.d_model, c.num_layers, c.dropout)
+        self.head = Linear(c.d_model, c.classes)
+        self.init_weights()
+
+    @torch.no_grad()
+    def init_weights(self) -> None:
+        """Initialise words and cells; no class is likelier."""
+        if self.head.weight.is_meta:
+            return
+        self.words.init_weights()
+        self.encoder.init_weights()
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(
+        self,
+        ids: Int[Tensor, "B T"],
+        length: Int[Tensor, " B"],
+        grams: Int[Tensor, "U G"],
+        shift: Float[Tensor, "B T D"] | None = None,
+    ) -> Float[Tensor, "B K"]:
+        """Give a logit for each class; the input is `ensue.nn.words.Words`."""
+        x = self.dropout(self.words(Words(ids, length, grams), shift))
+        said, _ = self.encoder(x, length)
+        return self.head(most_of(said, length))
+
+    def train_flops(self, rows: int, steps: int) -> int:
+        """Floating-point operations of one forward and backward pass: the matrix products."""
+        c = self.config
+        cells = 2 * 4 * (c.d_model // 2) * (c.d_model + c.d_model // 2)
+        return 6 * rows * (steps * c.num_layers * cells + self.head.weight.numel())

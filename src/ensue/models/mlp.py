@@ -24,14 +24,15 @@ from itertools import pairwise
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ensue.nn.capture import tap
 from ensue.nn.dropout import Dropout
-from ensue.nn.linear import Linear, gelu
+from ensue.nn.linear import Linear, empty_embedding, gelu
 from ensue.nn.precision import product_dtype
-from ensue.nn.shape import check_shape
+from ensue.nn.shape import check_shape, check_span
 from ensue.nn.vocabulary import Vocabulary
 
 NOTHING = -1
@@ -170,7 +171,7 @@ CLASSIFIER_SIZES = {
 
 
 class MLPClassifier(nn.Module):
-    """Names the class of a picture; see `ensue.tasks.classify`."""
+    """Names the class of a picture; see `ensue.tasks.labels`."""
 
     def __init__(self, config: MLPClassifierConfig) -> None:
         super().__init__()
@@ -210,3 +211,94 @@ class MLPClassifier(nn.Module):
     def train_flops(self, rows: int, steps: int = 1) -> int:
         """Floating-point operations of one forward and backward pass: the matrix products."""
         return 6 * rows * sum(m.weight.numel() for m in (*self.layers, self.head))
+
+
+@dataclass(frozen=True, kw_only=True)
+class NgramMLPConfig:
+    """Shape of a network that reads bags of n-grams. A zero (of dropout: -1): see `MLPConfig`."""
+
+    classes: int = 0
+    """What it tells apart; 0: the data's."""
+    buckets: int = 0
+    """N-grams, of characters and of words, that can be told apart; see `ensue.data.words`."""
+    shortest_gram: int = 2
+    """Characters of the shortest n-gram."""
+    longest_gram: int = 5
+    """Characters of the longest n-gram."""
+    hidden: bool = True
+    """One hidden layer between n-grams and classes; without it the model is linear."""
+    d_model: int = 0
+    """Width of the hidden layer."""
+    dropout: float = -1.0
+    """Dropped in training from the hidden layer."""
+
+    def __post_init__(self) -> None:
+        check_shape(self)
+        check_span("gram", self.shortest_gram, self.longest_gram)
+
+
+NGRAM_SIZES = {
+    "xs": NgramMLPConfig(buckets=1 << 15, d_model=64),
+    "s": NgramMLPConfig(buckets=1 << 17, d_model=128),
+    "m": NgramMLPConfig(buckets=1 << 18, d_model=256),
+    "l": NgramMLPConfig(buckets=1 << 20, d_model=256),
+}
+
+
+BAG_LENGTH = 16.0
+"""Of the vector of what a text has: some hundred n-grams, of about 1 each."""
+
+
+class NgramMLP(nn.Module):
+    """Names the class of a text by the n-grams that it has; see `ensue.tasks.labels`.
+
+    A text is a vector too, w, of how much it has of each n-gram; most of it is zero:
+
+        h = f(U w + b);  logits = V h + c
+
+    Reference: Joulin et al. 2017, arXiv:1607.01759 (without a hidden layer).
+    """
+
+    def __init__(self, config: NgramMLPConfig) -> None:
+        super().__init__()
+        self.config = c = config
+        self.classes = c.classes
+        width = c.d_model if c.hidden else c.classes
+        self.buckets = empty_embedding(c.buckets + 1, width)
+        self.bias = nn.Parameter(torch.empty(width))
+        self.head = Linear(width, c.classes) if c.hidden else None
+        self.dropout = Dropout(c.dropout)
+        self.init_weights()
+
+    @torch.no_grad()
+    def init_weights(self) -> None:
+        """Initialise n-grams so that what is said of a text has a deviation near 1."""
+        if self.bias.is_meta:
+            return
+        nn.init.zeros_(self.bias)
+        if self.head is None:
+            nn.init.zeros_(self.buckets.weight)
+            return
+        nn.init.normal_(self.buckets.weight, std=1 / BAG_LENGTH)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(
+        self, ids: Int[Tensor, " N"], starts: Int[Tensor, " B"], weights: Float[Tensor, " N"]
+    ) -> Float[Tensor, "B K"]:
+        """Give a logit for each class; the input is `ensue.nn.words.Bag`."""
+        table, weights = self.buckets.weight, BAG_LENGTH * weights
+        x = F.embedding_bag(ids, table, starts, mode="sum", per_sample_weights=weights) + self.bias
+        if self.head is None:
+            return x
+        x = gelu(x)
+        tap(self, "h", x)
+        return self.head(self.dropout(x))
+
+    def train_flops(self, rows: int, steps: int) -> int:
+        """Floating-point operations of one forward and backward pass, by words of a text.
+
+        A word brings about 25 n-grams; each is a row of the table that is added.
+        """
+        head = 0 if self.head is None else self.head.weight.numel()
+        return rows * (6 * head + steps * 25 * 4 * self.buckets.weight.shape[1])

@@ -20,9 +20,11 @@ from torch import Tensor, nn
 
 from ensue.nn.capture import tap
 from ensue.nn.dropout import Dropout
-from ensue.nn.recurrent import RNNWeights, rnn_sequence
-from ensue.nn.shape import check_shape
+from ensue.nn.linear import Linear
+from ensue.nn.recurrent import RNNWeights, reversed_rows, rnn_sequence
+from ensue.nn.shape import check_shape, check_span
 from ensue.nn.vocabulary import Vocabulary
+from ensue.nn.words import Words, WordVectors, most_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,12 +74,22 @@ class RNNLayer(nn.Module):
         self.b = nn.Parameter(torch.empty(d_model))
 
     def forward(
-        self, x: Float[Tensor, "B T D"], h: Float[Tensor, "B D"]
+        self, x: Float[Tensor, "B T X"], h: Float[Tensor, "B D"]
     ) -> tuple[Float[Tensor, "B T D"], Float[Tensor, "B D"]]:
         """Read T steps."""
         said, h = rnn_sequence(x, h, RNNWeights(self.U, self.W, self.b))
         tap(self, "h", said)
         return said, h
+
+
+def init_layers(layers: nn.ModuleList, d_model: int) -> None:
+    """Initialise each W as a rotation, the rest uniformly within 1/sqrt(D)."""
+    bound = d_model**-0.5
+    for name, weight in layers.named_parameters():
+        if name.endswith("W"):
+            nn.init.orthogonal_(weight)
+        else:
+            nn.init.uniform_(weight, -bound, bound)
 
 
 class RNN(nn.Module):
@@ -104,12 +116,7 @@ class RNN(nn.Module):
         if self.vocabulary.bias.is_meta:
             return
         self.vocabulary.init_weights()
-        bound = self.config.d_model**-0.5
-        for name, weight in self.layers.named_parameters():
-            if name.endswith("W"):
-                nn.init.orthogonal_(weight)
-            else:
-                nn.init.uniform_(weight, -bound, bound)
+        init_layers(self.layers, self.config.d_model)
 
     def init_state(self, rows: int, memory: Any = None) -> RNNState:
         """Give the state of rows that have read nothing: zeros."""
@@ -138,3 +145,90 @@ class RNN(nn.Module):
         c = self.config
         weights = c.num_layers * 2 * c.d_model**2 + c.vocab_size * c.d_model
         return rows * steps * 6 * weights
+
+
+@dataclass(frozen=True, kw_only=True)
+class RNNClassifierConfig:
+    """Shape of an RNN that names classes. A zero (of dropout: -1): chosen with the size."""
+
+    classes: int = 0
+    """What it tells apart; 0: the data's."""
+    buckets: int = 0
+    """N-grams of characters that can be told apart; see `ensue.data.words`."""
+    shortest_gram: int = 3
+    """Characters of the shortest of them."""
+    longest_gram: int = 5
+    """Characters of the longest of them."""
+    d_model: int = 0
+    """Width of a word's vector, and of each layer's h in each direction."""
+    num_layers: int = 0
+    """Layers, each reading what the one below says."""
+    dropout: float = -1.0
+    """Dropped in training from the words' vectors and from what each layer says."""
+
+    def __post_init__(self) -> None:
+        check_shape(self)
+        check_span("gram", self.shortest_gram, self.longest_gram)
+
+
+CLASSIFIER_SIZES = {
+    "xs": RNNClassifierConfig(buckets=1 << 14, d_model=64, num_layers=1, dropout=0.4),
+    "s": RNNClassifierConfig(buckets=1 << 15, d_model=128, num_layers=1, dropout=0.4),
+    "m": RNNClassifierConfig(buckets=1 << 16, d_model=192, num_layers=1, dropout=0.4),
+    "l": RNNClassifierConfig(buckets=1 << 18, d_model=320, num_layers=2, dropout=0.4),
+}
+
+
+class RNNClassifier(nn.Module):
+    """Names the class of a text, read in both directions; see `ensue.tasks.labels`.
+
+    Of each number of h the most that it says anywhere counts:
+
+        h_t = tanh(U x_t + W h_{t-1} + b),  and with weights of its own from the text's end
+        logits = V max_t [h_t ahead, h_t back] + c
+    """
+
+    def __init__(self, config: RNNClassifierConfig) -> None:
+        super().__init__()
+        self.config = c = config
+        self.classes = c.classes
+        self.words = WordVectors(c.buckets, c.d_model)
+        widths = [c.d_model] + [2 * c.d_model] * (c.num_layers - 1)
+        self.ahead = nn.ModuleList(RNNLayer(width, c.d_model) for width in widths)
+        self.back = nn.ModuleList(RNNLayer(width, c.d_model) for width in widths)
+        self.dropout = Dropout(c.dropout)
+        self.head = Linear(2 * c.d_model, c.classes)
+        self.init_weights()
+
+    @torch.no_grad()
+    def init_weights(self) -> None:
+        """Initialise W as a rotation, as of the language model."""
+        if self.head.weight.is_meta:
+            return
+        self.words.init_weights()
+        init_layers(self.ahead, self.config.d_model)
+        init_layers(self.back, self.config.d_model)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(
+        self,
+        ids: Int[Tensor, "B T"],
+        length: Int[Tensor, " B"],
+        grams: Int[Tensor, "U G"],
+        shift: Float[Tensor, "B T D"] | None = None,
+    ) -> Float[Tensor, "B K"]:
+        """Give a logit for each class; the input is `ensue.nn.words.Words`."""
+        x = self.dropout(self.words(Words(ids, length, grams), shift))
+        zeros = x.new_zeros(len(x), self.config.d_model)
+        for ahead, back in zip(self.ahead, self.back, strict=True):
+            there, _ = ahead(x, zeros)
+            again, _ = back(reversed_rows(x, length), zeros)
+            x = self.dropout(torch.cat([there, reversed_rows(again, length)], dim=-1))
+        return self.head(most_of(x, length))
+
+    def train_flops(self, rows: int, steps: int) -> int:
+        """Floating-point operations of one forward and backward pass: the matrix products."""
+        c = self.config
+        cells = 2 * c.d_model**2 * (2 * c.num_layers + c.num_layers - 1)
+        return 6 * rows * (steps * cells + self.head.weight.numel())

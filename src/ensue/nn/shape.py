@@ -15,6 +15,15 @@ def check_even(name: str, value: int, why: str) -> None:
         )
 
 
+def check_span(name: str, shortest: int, longest: int) -> None:
+    """Refuse a shortest that is longer than the longest."""
+    if shortest > longest:
+        raise UsageError(
+            f"shortest_{name} is {shortest} and longest_{name} {longest}: nothing lies between",
+            f"For instance: --model.shortest-{name} {longest}",
+        )
+
+
 def check_shape(config: Any) -> None:
     """Refuse sizes and dropouts with which no model can be built.
 

@@ -131,7 +131,7 @@ class Dialogues(Pairs):
         """Give the class of the task of a model of this shape."""
         return Translation if encodes(model) else Continuation
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path, model: Any) -> None:
         """Write the tokenizer into a run folder."""
         self.tgt_tokenizer.save(folder / TGT_TOKENIZER)
 

@@ -155,7 +155,7 @@ class Text:
             config.train.micro_batch_size,
         )
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path, model: Any) -> None:
         """Write the tokenizer into a run folder."""
         self.tokenizer.save(folder / "tokenizer.json")
 

@@ -22,12 +22,10 @@ from ensue.data.spool import Progress
 from ensue.decoding.engine import evaluating
 from ensue.errors import UsageError
 from ensue.files import write_json
-from ensue.tasks.classify import class_loss, class_score, class_weights, even_sample
+from ensue.tasks.labels import CLASSES, class_loss, class_score, class_weights, even_sample
 from ensue.tasks.measures import ACCURACY, LOSS
 from ensue.tasks.task import Loss, RowTask, Score, Shape, refuse_unused
 
-CLASSES = "classes.json"
-"""In a run folder: the names of the classes, and how pictures are shown to the model."""
 EVAL_ROWS = 256
 """Pictures in one batch of evaluation."""
 TOKENS_PER_ROW = 16
@@ -279,7 +277,7 @@ class Pictures:
         gallery = self.gallery
         return PictureClasses(gallery.train, gallery.valid, self.showing, config, device)
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path, model: Any) -> None:
         """Write the names of the classes, and how pictures are shown, into a run folder."""
         write_json(folder / CLASSES, vars(self.showing))
 

@@ -179,8 +179,8 @@ class Material(Protocol):
         """Make the task of a run whose shape is known."""
         ...
 
-    def save(self, folder: Path) -> None:
-        """Write the tokenizers into a run folder."""
+    def save(self, folder: Path, model: Any) -> None:
+        """Write into a run folder what using a model of this shape needs: the tokenizers."""
         ...
 
     def facts(self) -> list[tuple[str, str]]:

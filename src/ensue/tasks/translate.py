@@ -364,7 +364,7 @@ class Pairs:
             device,
         )
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path, model: Any) -> None:
         """Write into a run folder what translating needs: the tokenizers, and the sides' looks."""
         self.tgt_tokenizer.save(folder / TGT_TOKENIZER)
         if not self.joint:

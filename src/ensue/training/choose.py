@@ -80,8 +80,11 @@ class Chooser:
     def _train(self, size: str, model: Any) -> TrainConfig:
         train = self.config.train
         sized = self.material.sized(train, model, ROWS_TOKENS[size], self.env.world_size)
+        form = step_of(model).form
+        usual = find_kind(self.config.task).adversarial
         return replace(
-            usual_rates(sized, step_of(model).rate),
+            usual_rates(sized, form.rate, form.optimizer),
+            adversarial=usual if train.adversarial < 0 else train.adversarial,
             threads=train.threads or THREADS,
             precision="fp32" if train.precision == "auto" else train.precision,
             compile="no" if train.compile == "auto" else train.compile,
@@ -193,7 +196,15 @@ class Chooser:
         steps = int(self.left() * (1 - RESERVE) / seconds)
         if steps < LEAST_STEPS:
             self._refuse(seconds, "")
-        return replace(config, steps=steps), seconds
+        return replace(config, steps=min(steps, self.most_steps(config))), seconds
+
+    def most_steps(self, config: RunConfig[Any]) -> int:
+        """Give the updates after which a model of this task learns no more."""
+        epochs = find_kind(config.task).epochs
+        if not epochs:
+            return 1 << 60
+        rows = self.material.train_targets / self.material.targets_per_update(config)
+        return max(LEAST_STEPS, round(epochs * rows))
 
     def check_possible(self, config: RunConfig[Any]) -> None:
         """Refuse at once what cannot fit even at the machine's peak."""
@@ -249,6 +260,7 @@ class Chooser:
         """Put the choices into a plan."""
         targets = int(self.material.targets_per_update(config) * config.steps)
         most = config.train.final_eval_tokens or max(2 * config.train.eval_tokens, targets // 8)
+        ends_early = config.steps == self.most_steps(config)
         return Plan(
             request=config_to_dict(self.config),
             config=config,
@@ -258,7 +270,7 @@ class Chooser:
             flops_per_step=self.flops(config),
             seconds_per_step=seconds,
             budget_seconds=self.budget.seconds,
-            fit_every=max(1, config.steps // 8) if self.budget.seconds else 0,
+            fit_every=max(1, config.steps // 8) if self.budget.seconds and not ends_early else 0,
             final_eval_tokens=min(most, self.material.valid_targets),
             machine=self.machine,
             notes=(*self.material.notes, *self.notes),
@@ -299,6 +311,9 @@ def choose(
     dropped = chooser.choose_dropout(shaped)
     if dropped is not shaped:
         shaped, seconds = chooser.choose_steps(dropped)
+    if shaped.steps == chooser.most_steps(shaped):
+        epochs = find_kind(config.task).epochs
+        chooser.say(f"the data are read {epochs:g} times, less than the budget has time for")
     final = chooser.finish(shaped, seconds)
     return chooser.plan(final, seconds)
 

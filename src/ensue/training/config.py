@@ -22,9 +22,10 @@ class TrainConfig:
     lr: float = 0.0
     """Peak learning rate of AdamW: with muon of embeddings, gains and biases."""
     matrix_lr: float = 0.0
-    """Peak learning rate of Muon, for hidden matrices: the spectral norm of one update."""
-    optimizer: str = "muon"
-    """muon (orthogonalised updates for hidden matrices, AdamW for the rest) or adamw."""
+    """Peak learning rate of matrices: with muon the spectral norm of one update, of hidden ones."""
+    optimizer: str = "auto"
+    """muon (orthogonalised updates for hidden matrices, AdamW for the rest), adamw, sgd (momentum
+    for matrices, AdamW for the rest), or auto: what the model learns best by."""
     global_batch_size: int = 0
     """Rows in one update, over all micro-batches and processes."""
     micro_batch_size: int = 0
@@ -35,7 +36,10 @@ class TrainConfig:
     """Share of a target's probability that is spread over all others while training (pairs,
     labels)."""
     word_dropout: float = 0.0
-    """Share of words, of both sides, that the model is not shown while training (pairs)."""
+    """Share of words, of both sides, that the model is not shown while training (pairs, texts)."""
+    adversarial: float = -1.0
+    """Learn too with words moved where that harms most, by so many lengths of a vector (texts that
+    are classified); 0: as they are alone; -1: as is usual for the task."""
     class_weights: float = 0.0
     """Rare classes count more while training (labels): 0: every example alike; 1: every class."""
     schedule: str = "linear"
@@ -75,7 +79,7 @@ class TrainConfig:
     """With several processes: ddp (each has all weights) or fsdp (each has a part)."""
 
     def __post_init__(self) -> None:
-        _one_of("train.optimizer", self.optimizer, ("muon", "adamw"))
+        _one_of("train.optimizer", self.optimizer, ("auto", "muon", "adamw", "sgd"))
         _one_of("train.schedule", self.schedule, SCHEDULES)
         _one_of("train.keep_by", self.keep_by, ("loss", "bleu", "accuracy"))
         _one_of("train.precision", self.precision, ("auto", "fp32", "bf16"))
@@ -114,7 +118,7 @@ class RunConfig(Generic[M]):
 
     task: str = "lm"
     """What is learnt: lm (to continue text), translate (to write one sequence, given another), chat
-    (to answer) or pictures (to name what they show)."""
+    (to answer), classify (to name the class of a text) or pictures (to name what they show)."""
     data: Any
     """What is read; its class is the task's."""
     model: M
@@ -141,6 +145,11 @@ class RunConfig(Generic[M]):
                 f"{step.title} cannot learn the task {self.task!r}", f"Models: {', '.join(able)}"
             )
         known = find_kind(self.task).kept_by
+        if self.train.adversarial > 0 and not find_kind(self.task).adversarial:
+            raise UsageError(
+                f"train.adversarial means nothing to the task {self.task!r}",
+                "Leave out --train.adversarial.",
+            )
         if self.train.keep_by not in ("loss", *known):
             raise UsageError(
                 f"the task {self.task!r} has no {self.train.keep_by} to keep weights by",

@@ -28,9 +28,14 @@ class Optimizer:
 
     def __init__(self, model: nn.Module, config: TrainConfig) -> None:
         self.config = config
-        matrices = dict(hidden_matrices(model)) if config.optimizer == "muon" else {}
+        matrices: dict[str, nn.Parameter] = {}
+        if config.optimizer == "sgd":
+            matrices = {n: p for n, p in model.named_parameters() if p.ndim == 2}
+        elif config.optimizer != "adamw":
+            matrices = dict(hidden_matrices(model))
         rest = {n: p for n, p in model.named_parameters() if n not in matrices}
-        self.muon = Muon(matrices, config.momentum, config.weight_decay)
+        mover = Momentum if config.optimizer == "sgd" else Muon
+        self.matrices = mover(matrices, config.momentum, config.weight_decay)
         self.names = {id(p): n for n, p in rest.items()}
         groups: list[dict[str, Any]] = [
             {"params": [p for p in rest.values() if p.ndim >= 2]},
@@ -50,21 +55,45 @@ class Optimizer:
             }
 
     def step(self, lr: float, matrix_lr: float) -> None:
-        """Move every parameter by its gradient: AdamW's at the first rate, Muon's at the second."""
+        """Move every parameter by its gradient: matrices at the second rate, others by AdamW."""
         for group in self.adamw.param_groups:
             group["lr"] = lr
         self.adamw.step()
-        self.muon.step(matrix_lr)
+        self.matrices.step(matrix_lr)
 
     def tensors(self) -> dict[str, Tensor]:
         """Give the whole state by name, for a checkpoint to save and to load in place."""
-        state = {f"{name}.momentum": m for name, m in self.muon.momentum.items()}
+        state = {f"{name}.momentum": m for name, m in self.matrices.momentum.items()}
         for p, values in self.adamw.state.items():
             state |= {f"{self.names[id(p)]}.{key}": t for key, t in values.items()}
         return state
 
 
-class Muon:
+class Momentum:
+    """Gradient descent with momentum: what is seen seldom moves seldom, and so little.
+
+    AdamW moves every weight equally far, however seldom it is seen: in a table of n-grams the
+    commonest of all texts then count as much as what tells them apart.
+    """
+
+    def __init__(
+        self, matrices: dict[str, nn.Parameter], momentum: float, weight_decay: float
+    ) -> None:
+        self.matrices = matrices
+        self.momentum = {name: torch.zeros_like(p) for name, p in matrices.items()}
+        self.beta = momentum
+        self.weight_decay = weight_decay
+
+    @torch.no_grad()
+    def step(self, lr: float) -> None:
+        """Move every matrix by the mean of its last gradients."""
+        for name, p in self.matrices.items():
+            if p.grad is not None:
+                self.momentum[name].lerp_(p.grad, 1 - self.beta)
+                p.mul_(1 - lr * self.weight_decay).add_(self.momentum[name], alpha=-lr)
+
+
+class Muon(Momentum):
     """Momentum, orthogonalised: every direction of a weight matrix moves equally far.
 
     A matrix whose one side is a multiple of the other is taken as that many squares (the three of
@@ -76,14 +105,6 @@ class Muon:
 
     Reference: Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks".
     """
-
-    def __init__(
-        self, matrices: dict[str, nn.Parameter], momentum: float, weight_decay: float
-    ) -> None:
-        self.matrices = matrices
-        self.momentum = {name: torch.zeros_like(p) for name, p in matrices.items()}
-        self.beta = momentum
-        self.weight_decay = weight_decay
 
     @torch.no_grad()
     def step(self, lr: float) -> None:
@@ -109,15 +130,21 @@ class Muon:
                 p.add_(_like(_unsquares(blocks, p.shape), p), alpha=-lr * factor)
 
 
-def usual_rates(train: TrainConfig, factor: float = 1.0) -> TrainConfig:
-    """Set the learning rates that a config leaves open.
+def usual_rates(train: TrainConfig, factor: float = 1.0, optimizer: str = "muon") -> TrainConfig:
+    """Set the optimiser and the learning rates that a config leaves open.
 
     Args:
-        train: Rates of zero are open.
-        factor: On Muon's usual rates, which GPT-2 learns best at: that of `Step.rate` for a model.
+        train: Rates of zero are open, and the optimiser ``auto``.
+        factor: On the usual rates of the optimiser, which GPT-2 learns best at.
+        optimizer: What ``auto`` means; of another one the factor says nothing.
     """
+    if train.optimizer not in ("auto", optimizer):
+        factor = 1.0
+    train = replace(train, optimizer=optimizer if train.optimizer == "auto" else train.optimizer)
     if train.optimizer == "adamw":
-        return replace(train, lr=train.lr or 3e-3)
+        return replace(train, lr=train.lr or factor * 3e-3)
+    if train.optimizer == "sgd":
+        return replace(train, lr=train.lr or 3e-3, matrix_lr=train.matrix_lr or factor * 0.01)
     return replace(train, lr=train.lr or factor * 0.015, matrix_lr=train.matrix_lr or factor * 0.02)
 
 

@@ -98,7 +98,7 @@ def _train(config: RunConfig[Any], run: Run, env: Env, tracker: Tracker, begun: 
         material = read_data(config, env, tracker)
         plan = choose(config, material, run, env, tracker, begun)
         if env.rank == 0:
-            material.save(run.path)
+            material.save(run.path, plan.config.model)
             plan.write(run)
         env.barrier()
     result = _fit(plan, material, run, env, tracker, begun)
@@ -170,12 +170,14 @@ def read_data(config: RunConfig[Any], env: Env, tracker: Tracker) -> Material:
     return material
 
 
-def open_run(run: str | Path | Run = "", task: str = "", verb: str = "") -> tuple[Run, Plan]:
+def open_run(
+    run: str | Path | Run = "", task: str | tuple[str, ...] = (), verb: str = ""
+) -> tuple[Run, Plan]:
     """Open a run, of a task where one is needed.
 
     Args:
         run: Its folder; empty: the newest below ``runs/``.
-        task: The only one that will do; empty: any.
+        task: The one or those that will do; none: any.
         verb: The command that asks, where it knows other tasks by other words.
 
     Raises:
@@ -189,10 +191,11 @@ def open_run(run: str | Path | Run = "", task: str = "", verb: str = "") -> tupl
     return opened, plan
 
 
-def require_task(run: Run, plan: Plan, task: str, verb: str = "") -> None:
+def require_task(run: Run, plan: Plan, task: str | tuple[str, ...], verb: str = "") -> None:
     """Refuse a run of another task, with the command that uses it; see `open_run`."""
     kind = find_kind(plan.config.task)
-    if kind.name == task:
+    tasks = (task,) if isinstance(task, str) else task
+    if kind.name in tasks:
         return
     words = (
         [verb, run.path, *kind.scored]
@@ -200,7 +203,8 @@ def require_task(run: Run, plan: Plan, task: str, verb: str = "") -> None:
         else [kind.verb, run.path, *filter(None, [kind.example])]
     )
     raise UsageError(
-        f"{run.path} was trained {kind.what}, and not {find_kind(task).what}",
+        f"{run.path} was trained {kind.what}, and not"
+        f" {' or '.join(find_kind(name).what for name in tasks)}",
         f"Use it: {command('ensue', *words)}",
     )
 

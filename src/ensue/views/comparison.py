@@ -186,6 +186,9 @@ def _facts(results: Mapping[str, Any]) -> str:
             "training pairs": _say(data.get("train_pairs"), count, ""),
             "validation pairs": _say(data.get("valid_pairs"), count, ""),
             "test pairs": _say(data.get("test_pairs") or None, count, ""),
+            "training texts": _say(data.get("train_texts"), count, ""),
+            "validation texts": _say(data.get("valid_texts"), count, ""),
+            "test texts": _say(data.get("test_texts") or None, count, ""),
             "tokenizer": str(data.get("tokenizer") or ""),
             "budget of a run": str(results.get("budget") or ""),
         }

@@ -36,7 +36,8 @@ USUAL: dict[str, tuple[Any, ...]] = {
     "shift": (0.08,),
     "rotate": (8.0,),
     "zoom": (0.08,),
-    "optimizer": ("muon",),
+    "optimizer": ("auto",),
+    "adversarial": (-1.0,),
     "schedule": ("linear",),
     "keep_by": ("loss",),
     "weight_decay": (0.1,),
@@ -58,6 +59,14 @@ USUAL: dict[str, tuple[Any, ...]] = {
 USUAL_OF: dict[str, dict[str, tuple[Any, ...]]] = {
     "translate": {"valid_fraction": (0.05,)},
     "chat": {"valid_fraction": (0.05,), "max_turns": (4,), "max_tokens": (128,)},
+    "classify": {
+        "max_words": (256,),
+        "shortest_gram": (2, 3),
+        "longest_gram": (5,),
+        "shortest_filter": (3,),
+        "longest_filter": (5,),
+        "hidden": (True,),
+    },
     "pictures": {"kernel_size": (3,)},
 }
 """The same where a task has another."""
@@ -165,7 +174,7 @@ def protocol(plan: Mapping[str, Any], score: Mapping[str, Any]) -> str:
         whole, text, how = "Every byte of the targets", "pairs", "each target given its source"
     if part(plan, "config").get("task") == "chat":
         whole, text, how = "Every byte of the replies", "replies", "each reply given its context"
-    if part(plan, "config").get("task") == "pictures":
+    if part(plan, "config").get("task") in ("classify", "pictures"):
         return _protocol_of_labels(plan, score)
     what = f"An evenly spread sample of the {text}" if score.get("sampled") else whole
     words = [f"{what} was scored once, {how}; what the tokenizer"]
@@ -178,7 +187,8 @@ def protocol(plan: Mapping[str, Any], score: Mapping[str, Any]) -> str:
 
 def _protocol_of_labels(plan: Mapping[str, Any], score: Mapping[str, Any]) -> str:
     which = "An evenly spread sample of them was" if score.get("sampled") else "All were"
-    words = [f"{which} scored once, as they are: {score.get('targets', 0):,} pictures, SHA-256"]
+    count = f"{score.get('targets', 0):,} {kind_of(plan).target}s"
+    words = [f"{which} scored once, as they are: {count}, SHA-256"]
     words.append(_short_hash(score.get("fingerprint") or plan.get("valid_text")))
     if score.get("calibration") is not None:
         words.append(
