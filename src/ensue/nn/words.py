@@ -48,13 +48,14 @@ class WordVectors(nn.Module):
 
     def __init__(self, buckets: int, d_model: int) -> None:
         super().__init__()
-        self.buckets = empty_embedding(buckets + 1, d_model)
+        self.own = empty_embedding(buckets + 1, d_model)
+        self.grams = empty_embedding(buckets + 1, d_model)
 
     @torch.no_grad()
     def init_weights(self) -> None:
-        """Initialise all vectors alike; bucket 0 stays nothing."""
-        nn.init.normal_(self.buckets.weight, std=0.1)
-        self.buckets.weight[0].zero_()
+        """Initialise n-grams; what a word is beside them is nothing until it is seen."""
+        nn.init.zeros_(self.own.weight)
+        nn.init.normal_(self.grams.weight, std=0.2)
 
     def forward(
         self, words: Words, shift: Float[Tensor, "B T D"] | None = None
@@ -65,14 +66,10 @@ class WordVectors(nn.Module):
             words: The rows.
             shift: Added to the vectors.
         """
-        known = (words.grams > 0).to(self.buckets.weight.dtype)
-        shares = known / known[:, 2:].sum(dim=1, keepdim=True).clamp(min=1.0)
-        shares[:, :2] = known[:, :2]
-        # In one lookup: the gradient of each is as large as the table.
-        vectors = F.embedding_bag(
-            words.grams, self.buckets.weight, mode="sum", per_sample_weights=shares
-        )
-        vectors = F.layer_norm(vectors, vectors.shape[-1:]) * known[:, :1]
+        own, grams = words.grams.tensor_split([2], dim=1)
+        vectors = F.embedding_bag(grams, self.grams.weight, mode="mean", padding_idx=0)
+        vectors = vectors + F.embedding_bag(own, self.own.weight, mode="sum", padding_idx=0)
+        vectors = F.layer_norm(vectors, vectors.shape[-1:]) * (own[:, :1] > 0)
         x = F.embedding(words.ids, vectors)
         return x if shift is None else x + shift
 

@@ -36,6 +36,8 @@ class Kind:
     """What each of its runs records: curves show it, and learning rates are chosen by it."""
     kept_by: tuple[str, ...] = ()
     """What weights may be kept by, besides the loss."""
+    usually_kept_by: str = "loss"
+    """What they are kept by where nothing is asked for."""
     target: str = "token"
     """What one loss is of."""
     targets_per_parameter: float = 4.0
@@ -109,6 +111,7 @@ TASKS = (
         ("--data", "FILE"),
         followed_by=LOSS,
         kept_by=("accuracy",),
+        usually_kept_by="accuracy",
         target="text",
         targets_per_parameter=0.02,  # of the weights most are n-grams that a text has few of
         adversarial=0.4,
@@ -125,6 +128,7 @@ TASKS = (
         ("--data", "FOLDER"),
         followed_by=LOSS,
         kept_by=("accuracy",),
+        usually_kept_by="accuracy",
         target="picture",
         targets_per_parameter=1.0,  # one has hundreds of numbers
     ),

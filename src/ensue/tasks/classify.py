@@ -210,7 +210,7 @@ def adversarial_loss(
     Reference: Miyato et al. 2017, arXiv:1605.07725, equation 3.
     """
     assert isinstance(batch.inputs, Words)
-    width = model.words.buckets.weight.shape[1]
+    width = model.words.own.weight.shape[1]
     shape = (*batch.inputs.ids.shape, width)
     shift = torch.zeros(shape, device=batch.labels.device, requires_grad=True)
     plain = class_loss(model(*batch.inputs, shift), batch.labels, *how)

@@ -81,10 +81,11 @@ class Chooser:
         train = self.config.train
         sized = self.material.sized(train, model, ROWS_TOKENS[size], self.env.world_size)
         form = step_of(model).form
-        usual = find_kind(self.config.task).adversarial
+        kind = find_kind(self.config.task)
         return replace(
             usual_rates(sized, form.rate, form.optimizer),
-            adversarial=usual if train.adversarial < 0 else train.adversarial,
+            adversarial=kind.adversarial if train.adversarial < 0 else train.adversarial,
+            keep_by=kind.usually_kept_by if train.keep_by == "auto" else train.keep_by,
             threads=train.threads or THREADS,
             precision="fp32" if train.precision == "auto" else train.precision,
             compile="no" if train.compile == "auto" else train.compile,

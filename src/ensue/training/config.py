@@ -64,9 +64,9 @@ class TrainConfig:
     """Tokens of the validation split in those evaluations."""
     final_eval_tokens: int = 0
     """Tokens of it in the last one; 0: all that an eighth of the training's tokens allows."""
-    keep_by: str = "loss"
-    """What the kept weights are the best by: loss, or what is right of the validation set at each
-    evaluation: bleu, of pairs translated greedily, or accuracy, of labels."""
+    keep_by: str = "auto"
+    """What the kept weights are the best by, of the validation set at each evaluation: loss; bleu,
+    of pairs translated greedily; accuracy, of labels; auto: accuracy of labels, else the loss."""
     patience: int = 0
     """Stop after so many evaluations without a better one; 0: never."""
     precision: str = "auto"
@@ -81,7 +81,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         _one_of("train.optimizer", self.optimizer, ("auto", "muon", "adamw", "sgd"))
         _one_of("train.schedule", self.schedule, SCHEDULES)
-        _one_of("train.keep_by", self.keep_by, ("loss", "bleu", "accuracy"))
+        _one_of("train.keep_by", self.keep_by, ("auto", "loss", "bleu", "accuracy"))
         _one_of("train.precision", self.precision, ("auto", "fp32", "bf16"))
         _one_of("train.compile", self.compile, ("auto", "yes", "no"))
         _one_of("train.shard", self.shard, ("ddp", "fsdp"))
@@ -150,7 +150,7 @@ class RunConfig(Generic[M]):
                 f"train.adversarial means nothing to the task {self.task!r}",
                 "Leave out --train.adversarial.",
             )
-        if self.train.keep_by not in ("loss", *known):
+        if self.train.keep_by not in ("auto", "loss", *known):
             raise UsageError(
                 f"the task {self.task!r} has no {self.train.keep_by} to keep weights by",
                 f"Known: {', '.join(('loss', *known))}",

@@ -39,7 +39,7 @@ USUAL: dict[str, tuple[Any, ...]] = {
     "optimizer": ("auto",),
     "adversarial": (-1.0,),
     "schedule": ("linear",),
-    "keep_by": ("loss",),
+    "keep_by": ("auto",),
     "weight_decay": (0.1,),
     "beta1": (0.9,),
     "beta2": (0.95,),
