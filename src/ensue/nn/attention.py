@@ -141,9 +141,15 @@ class SelfAttention(nn.Module):
         self, x: Float[Tensor, "B S D"], mask: Bool[Tensor, "B S"]
     ) -> Float[Tensor, "B S D"]:
         """Attend within each row; True in the mask = a word, and no padding."""
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).unbind(dim=2)  # (B, S, H, K)
+        return self.out(self.attended(self.qkv(x), mask))
+
+    def attended(
+        self, qkv: Float[Tensor, "B S E"], mask: Bool[Tensor, "B S"]
+    ) -> Float[Tensor, "B S D"]:
+        """Do the part of it between the two layers, the only one in which places meet."""
+        q, k, v = qkv.unflatten(-1, (3, self.num_heads, -1)).unbind(dim=2)  # (B, S, H, K)
         q, k, v = (t.transpose(1, 2) for t in (q, k, v))
-        return self.out(attend(self, q, k, v, mask[:, None, None], self.dropout))
+        return attend(self, q, k, v, mask[:, None, None], self.dropout)
 
 
 class CrossAttention(nn.Module):
