@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+from ensue.nn.linear import Linear
 from ensue.nn.precision import lowered, precision
 
 
@@ -29,3 +30,17 @@ def test_the_next_block_and_a_training_step_see_what_a_weight_is_now() -> None:
             lowered(weight)
             weight.fill_(3)
         assert lowered(weight)[0, 0] == 3
+
+
+def test_a_weight_that_is_laid_out_anew_gives_the_same_product() -> None:
+    """Of any shape, for any number of rows: blocks of a layout are filled up behind the ends."""
+    for rows, d_input, d_output in ((1, 5, 7), (3, 64, 61), (130, 33, 100)):
+        layer = Linear(d_input, d_output)
+        x = torch.randn(rows, d_input)
+        with torch.no_grad(), precision("bf16"):
+            once = layer(x)
+            expected = nn.functional.linear(
+                x.bfloat16(), layer.weight.bfloat16(), layer.bias.bfloat16()
+            )
+            torch.testing.assert_close(once, expected)
+            torch.testing.assert_close(layer(x), once, rtol=0, atol=0)

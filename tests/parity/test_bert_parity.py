@@ -10,17 +10,19 @@ from torch import Tensor, nn
 from transformers import BertConfig as TheirConfig
 from transformers import BertForPreTraining, BertForSequenceClassification
 
+from ensue.models import bert
 from ensue.models.bert import (
     PUBLISHED,
     Bert,
     BertConfig,
     MaskedLM,
     MaskedLMConfig,
-    Rows,
     TextBert,
     TextBertConfig,
+    end_to_end,
 )
 from ensue.nn.capture import capture
+from ensue.nn.precision import precision
 from ensue.planning import build_empty, count_parameters
 
 V, CLASSES = 61, 5
@@ -150,9 +152,10 @@ def test_what_was_pre_trained_equals_the_public_implementation(shape: Shape, tra
     b = MaskedLM(MaskedLMConfig(**sizes(shape))).train(train)
     b.load_state_dict(ours_of(a.state_dict()))
     ids, length, segments, mask = batch(shape[-1])
-    assert Rows.of(ids, length).places is not None  # something is left out
     inputs = {"input_ids": ids, "attention_mask": mask.long(), "token_type_ids": segments}
     expected = a.bert(**inputs)
+    with torch.no_grad():  # words end to end, unless in training
+        assert_near(b(ids, length, segments)[mask], expected.last_hidden_state[mask])
     hidden = b(ids, length, segments)
     assert_near(hidden[mask], expected.last_hidden_state[mask])
     assert_near(b.bert.pooled(hidden), expected.pooler_output)
@@ -218,17 +221,28 @@ def test_padding_changes_nothing_before_it(grad: bool) -> None:
             torch.testing.assert_close(hidden[row, :n], alone[0], rtol=1e-5, atol=1e-5)
 
 
-def test_rows_without_padding_are_left_as_they_are() -> None:
-    """Where all places count there is nothing to leave out, and no copy to be made."""
-    ids = torch.zeros(4, 24, dtype=torch.int64)
-    full = torch.full((4,), 24)
-    assert Rows.of(ids, full).places is None
-    x = torch.randn(4, 24, 3)
-    ragged = Rows.of(ids, torch.tensor([24, 1, 2, 3]))
-    assert ragged.places is not None
-    assert len(ragged.places) == 64  # 30 words, filled up
-    back = ragged.padded(ragged.packed(x))
-    assert torch.equal(back[ragged.mask], x[ragged.mask])
+def test_words_stand_end_to_end_in_groups_of_one_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows of one length attend together, but for so many that their weights fill the memory."""
+    length = torch.tensor([2, 3, 2, 1, 2])
+    places, groups = end_to_end(length, 4)
+    assert places.tolist() == [12, 0, 1, 8, 9, 16, 17, 4, 5, 6]
+    assert groups == [(1, 1), (3, 2), (1, 3)]
+    monkeypatch.setattr(bert, "WEIGHTS", 8)
+    assert end_to_end(length, 4)[1] == [(1, 1), (2, 2), (1, 2), (1, 3)]
+
+
+def test_bf16_without_padding_is_near_to_the_plain_way() -> None:
+    """Both round; where they did not compute the same, they would differ by far more."""
+    model = Bert(BertConfig(**sizes((2, 64, 4, 256, 2)))).eval()
+    ids, length, segments, mask = batch(2)
+    with torch.no_grad():
+        exact = model(ids, length, segments)[mask]
+        with precision("bf16"):
+            packed = model(ids, length, segments)[mask]
+            with capture(model):
+                plain = model(ids, length, segments)[mask]
+    assert float((packed - exact).abs().max()) < 0.05
+    assert float((packed - exact).abs().mean()) < 1.2 * float((plain - exact).abs().mean())
 
 
 def test_attention_is_seen_on_words_alone() -> None:

@@ -24,7 +24,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from ensue.errors import UsageError
-from ensue.nn.attention import SelfAttention
+from ensue.nn.attention import Groups, SelfAttention
+from ensue.nn.capture import is_captured
 from ensue.nn.dropout import Dropout
 from ensue.nn.linear import Linear, empty_embedding, linear
 from ensue.nn.shape import check_shape
@@ -33,8 +34,8 @@ EPS = 1e-12
 """Added to the variance in all norms, as published; in torch it is 1e-5 unless said otherwise."""
 MASKED = 0.15
 """Share of the places that are asked for in training. Reference: the paper, section 3.1."""
-ROUND = 64
-"""Places that count are filled up to a multiple: see `ensue.nn.loss.ROUND`."""
+WEIGHTS = 2**20
+"""Attention weights of one head that are formed at a time: 25 MB in bf16, of twelve heads."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,41 +114,24 @@ SIZES: dict[str, MaskedLMConfig] = _sizes(MaskedLMConfig)
 TEXT_SIZES: dict[str, TextBertConfig] = _sizes(TextBertConfig)
 
 
-@dataclass(frozen=True, slots=True)
-class Rows:
-    """Where there are words in a batch. Their vectors stand end to end: nothing is done to padding.
+def end_to_end(length: Int[Tensor, " B"], steps: int) -> tuple[Int[Tensor, " N"], Groups]:
+    """Order rows by length, and let them stand end to end without their padding.
 
-    Only attention needs rows, and has them padded.
+    Args:
+        length: Words of each row, at least 1.
+        steps: Places of each row, with its padding.
+
+    Returns:
+        Which of the B x steps places stand there, and how many rows there are of which length.
     """
-
-    mask: Bool[Tensor, "B T"]
-    """True where there is a word, and no padding."""
-    places: Int[Tensor, " N"] | None = None
-    """Which of the B T places stand end to end: the words, and a little padding; None: all."""
-
-    @classmethod
-    def of(cls, tokens: Int[Tensor, "B T"], length: Int[Tensor, " B"] | None) -> "Rows":
-        """Find the words; on a processor alone, for their number would stop a GPU's queue."""
-        if length is None:
-            return cls(torch.ones_like(tokens, dtype=torch.bool))
-        mask = torch.arange(tokens.shape[1], device=tokens.device) < length[:, None]
-        if tokens.device.type != "cpu" or torch.compiler.is_compiling():
-            return cls(mask)
-        count = -(-int(mask.sum()) // ROUND) * ROUND
-        if count >= mask.numel():
-            return cls(mask)
-        return cls(mask, mask.flatten().argsort(descending=True, stable=True)[:count])
-
-    def packed(self, x: Tensor) -> Tensor:
-        """Put what stands at the words, (B, T, …), end to end: (N, …)."""
-        x = x.flatten(0, 1)
-        return x if self.places is None else x[self.places]
-
-    def padded(self, x: Tensor) -> Tensor:
-        """Put what stands end to end, (N, …), into rows again: (B, T, …); zeros elsewhere."""
-        if self.places is not None:
-            x = x.new_zeros(self.mask.numel(), *x.shape[1:]).index_copy(0, self.places, x)
-        return x.unflatten(0, self.mask.shape)
+    order = length.argsort(stable=True)
+    places = torch.arange(steps)
+    inside = places < length[order, None]
+    groups = []
+    for words, rows in zip(*(t.tolist() for t in length.unique(return_counts=True)), strict=True):
+        most = max(1, WEIGHTS // words**2)
+        groups += [(min(most, rows - first), words) for first in range(0, rows, most)]
+    return (order[:, None] * steps + places)[inside], groups
 
 
 class MLP(nn.Module):
@@ -158,7 +142,7 @@ class MLP(nn.Module):
         self.up = Linear(d_model, d_ff)
         self.down = Linear(d_ff, d_model)
 
-    def forward(self, x: Float[Tensor, "N D"]) -> Float[Tensor, "N D"]:
+    def forward(self, x: Float[Tensor, "*n D"]) -> Float[Tensor, "*n D"]:
         """Apply to each place alone."""
         return self.down(F.gelu(self.up(x)))
 
@@ -175,10 +159,11 @@ class EncoderLayer(nn.Module):
         self.norm2 = nn.LayerNorm(d, eps=EPS)
         self.dropout = Dropout(config.dropout)
 
-    def forward(self, x: Float[Tensor, "N D"], rows: Rows) -> Float[Tensor, "N D"]:
-        """Apply to the places of some rows, which stand end to end."""
-        said = self.attention.attended(rows.padded(self.attention.qkv(x)), rows.mask)
-        x = self.norm1(x + self.dropout(self.attention.out(rows.packed(said))))
+    def forward(
+        self, x: Float[Tensor, "*n D"], mask: Bool[Tensor, "B T"] | Groups
+    ) -> Float[Tensor, "*n D"]:
+        """Apply to rows of which the places in the mask count, or to rows end to end."""
+        x = self.norm1(x + self.dropout(self.attention(x, mask)))
         y: Tensor = self.norm2(x + self.dropout(self.mlp(x)))
         return y
 
@@ -213,18 +198,39 @@ class Bert(nn.Module):
             segments: Which of two texts each token belongs to; None: all to the first (0).
 
         Returns:
-            A vector for each place. Those of padding have no meaning.
+            A vector for each place. What stands at padding has no meaning.
         """
-        rows = Rows.of(tokens, length)
+        if segments is None:
+            segments = torch.zeros_like(tokens)
         positions = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
-        segments = torch.zeros_like(tokens) if segments is None else segments
-        x = self.token_embedding(rows.packed(tokens))
-        x = x + self.position_embedding(rows.packed(positions))
-        x = x + self.segment_embedding(rows.packed(segments))
-        x = self.dropout(self.norm(x))
+        if length is None:
+            length = torch.full_like(tokens[:, 0], tokens.shape[1])
+        if self._is_seen() or tokens.device.type != "cpu" or torch.compiler.is_compiling():
+            return self._encoded(tokens, positions, segments, positions < length[:, None])
+        # The words alone, end to end: nothing is computed of padding. In training, whose batches
+        # have rows of like length, many short rows would cost more calls than padding costs.
+        places, groups = end_to_end(length, tokens.shape[1])
+        words, where, which = (t.flatten()[places] for t in (tokens, positions, segments))
+        x = self._encoded(words, where, which, groups)
+        hidden = x.new_zeros(tokens.numel(), x.shape[1]).index_copy_(0, places, x)
+        return hidden.view(*tokens.shape, -1)
+
+    def _is_seen(self) -> bool:
+        """Whether gradients or attention weights are wanted of what comes."""
+        return torch.is_grad_enabled() or self.training or is_captured(self)
+
+    def _encoded(
+        self,
+        tokens: Int[Tensor, "*n"],
+        positions: Int[Tensor, "*n"],
+        segments: Int[Tensor, "*n"],
+        mask: Bool[Tensor, "B T"] | Groups,
+    ) -> Float[Tensor, "*n D"]:
+        where = self.position_embedding(positions) + self.segment_embedding(segments)
+        x = self.dropout(self.norm(self.token_embedding(tokens) + where))
         for layer in self.layers:
-            x = layer(x, rows)
-        return rows.padded(x)
+            x = layer(x, mask)
+        return x
 
     def pooled(self, hidden: Float[Tensor, "B T D"]) -> Float[Tensor, "B D"]:
         """Say what the whole text is, from the first place: there stands [CLS]."""

@@ -74,6 +74,9 @@ def attend(
     return y.transpose(1, 2).flatten(2)
 
 
+Groups = list[tuple[int, int]]
+"""Rows that stand end to end: how many there are of which length, one group after another."""
+
 PAIRS = 1 << 25
 """Numbers that additive attention forms at a time, of pairs of a step and a place: 128 MB."""
 
@@ -138,18 +141,32 @@ class SelfAttention(nn.Module):
         self.out = Linear(d_model, d_model)
 
     def forward(
-        self, x: Float[Tensor, "B S D"], mask: Bool[Tensor, "B S"]
-    ) -> Float[Tensor, "B S D"]:
-        """Attend within each row; True in the mask = a word, and no padding."""
-        return self.out(self.attended(self.qkv(x), mask))
+        self, x: Float[Tensor, "*n D"], mask: Bool[Tensor, "B S"] | Groups
+    ) -> Float[Tensor, "*n D"]:
+        """Attend within each row; True in the mask = a word, and no padding.
 
-    def attended(
-        self, qkv: Float[Tensor, "B S E"], mask: Bool[Tensor, "B S"]
-    ) -> Float[Tensor, "B S D"]:
-        """Do the part of it between the two layers, the only one in which places meet."""
-        q, k, v = qkv.unflatten(-1, (3, self.num_heads, -1)).unbind(dim=2)  # (B, S, H, K)
-        q, k, v = (t.transpose(1, 2) for t in (q, k, v))
-        return attend(self, q, k, v, mask[:, None, None], self.dropout)
+        Rows may also stand end to end, without padding, in groups of one length. So they do where
+        nothing is learnt or shown: 32 rows of 16 to 128 places, padded, take 2 times as long.
+        """
+        qkv = self.qkv(x)
+        if isinstance(mask, Tensor):
+            q, k, v = qkv.unflatten(-1, (3, self.num_heads, -1)).unbind(dim=2)  # (B, S, H, K)
+            q, k, v = (t.transpose(1, 2) for t in (q, k, v))
+            return self.out(attend(self, q, k, v, mask[:, None, None], self.dropout))
+        parts = qkv.split([rows * steps for rows, steps in mask])
+        return self.out(
+            torch.cat([self._attended(*pair) for pair in zip(parts, mask, strict=True)])
+        )
+
+    def _attended(self, qkv: Float[Tensor, "N E"], group: tuple[int, int]) -> Float[Tensor, "N D"]:
+        heads = qkv.view(*group, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
+        q, k, v = heads  # (R, H, T, K)
+        if q.dtype == torch.float32:
+            y = F.scaled_dot_product_attention(q, k, v)
+        else:  # fused, it takes 2.6 times as long in bf16 (32 rows, 12 heads, 128 places of 64)
+            scores = q * (1 / math.sqrt(q.shape[-1])) @ k.transpose(-2, -1)
+            y = scores.softmax(dim=-1) @ v
+        return y.transpose(1, 2).flatten(0, 1).flatten(1)
 
 
 class CrossAttention(nn.Module):

@@ -15,6 +15,12 @@ from torch import Tensor, nn
 
 T = TypeVar("T")
 
+PACKED_FOR = 1024
+"""Rows that weights are laid out for; other numbers of them are no slower than with their own."""
+_PACKS = hasattr(torch.ops.mkldnn, "_reorder_linear_weight") and bool(
+    torch.ops.mkldnn._is_mkldnn_bf16_supported()
+)
+
 _dtype: ContextVar[torch.dtype] = ContextVar("dtype", default=torch.float32)
 _weights: ContextVar[dict[int, tuple[Tensor, Tensor]] | None] = ContextVar("weights", default=None)
 
@@ -40,7 +46,10 @@ def lowered(weight: Tensor) -> Tensor:
     """Give a weight in the dtype of products.
 
     Where no gradients are taken it is cast once in a block of `precision`, in which it does not
-    change: writing a sentence uses it at every step (a tenth of the time of a beam search).
+    change: writing a sentence uses it at every step (a tenth of the time of a beam search). On a
+    processor it is then laid out as oneDNN wants it, which would else be done in each product, and
+    serves `ensue.nn.linear.product` alone (Zen 4, one core, 768 by 3,072: a row 2 times as fast, 8
+    rows 1.9, 32 rows 1.2, 2,304 rows 1.07).
     """
     dtype, weights = _dtype.get(), _weights.get()
     if weight.dtype == dtype:
@@ -48,8 +57,15 @@ def lowered(weight: Tensor) -> Tensor:
     if weights is None or torch.is_grad_enabled() or not isinstance(weight, nn.Parameter):
         return weight.to(dtype)
     if id(weight) not in weights:
-        weights[id(weight)] = weight, weight.to(dtype)  # kept beside it, so that the id is its own
+        weights[id(weight)] = weight, _packed(weight.to(dtype))  # beside it: the id stays its own
     return weights[id(weight)][1]
+
+
+def _packed(weight: Tensor) -> Tensor:
+    if weight.ndim != 2 or weight.device.type != "cpu" or not _PACKS:
+        return weight
+    packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight, PACKED_FOR)
+    return packed
 
 
 def kept(work: Callable[..., T]) -> Callable[..., T]:
