@@ -222,13 +222,13 @@ def test_padding_changes_nothing_before_it(grad: bool) -> None:
 
 
 def test_words_stand_end_to_end_in_groups_of_one_length(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rows of one length attend together, but for so many that their weights fill the memory."""
+    """Rows of one length attend together; so many rows as have the words that fill the cache."""
     length = torch.tensor([2, 3, 2, 1, 2])
-    places, groups = end_to_end(length, 4)
+    ((places, groups),) = end_to_end(length, 4)
     assert places.tolist() == [12, 0, 1, 8, 9, 16, 17, 4, 5, 6]
     assert groups == [(1, 1), (3, 2), (1, 3)]
-    monkeypatch.setattr(bert, "WEIGHTS", 8)
-    assert end_to_end(length, 4)[1] == [(1, 1), (2, 2), (1, 2), (1, 3)]
+    monkeypatch.setattr(bert, "WORDS", 4)
+    assert [groups for _, groups in end_to_end(length, 4)] == [[(1, 1), (1, 2)], [(2, 2)], [(1, 3)]]
 
 
 def test_bf16_without_padding_is_near_to_the_plain_way() -> None:
