@@ -4,7 +4,8 @@
 
 32 rows of 128 tokens, all full, and of lengths drawn from 16 to 128, padded to the longest; random
 weights, no gradients. The peer is asked in fp32 and wholly in bf16, with its fused attention (sdpa)
-and its own (eager), and compiled where asked for (``peer-eager-bf16-compiled``: minutes).
+and its own (eager); where asked for, compiled too (``peer-sdpa-bf16-compiled``: half a minute), also
+with weights frozen, which the compiler then lays out (``peer-eager-bf16-frozen``).
 Rounds are interleaved, the medians count; differences are the largest of any number at a word from
 the peer in fp32. The share of the peak is of products and attention at words, against the fastest
 product of 2,048 squared in the same run.
@@ -69,7 +70,8 @@ def way_of(name: str, ours: Bert, ids: Tensor) -> Way:
     attention, kind, *compiled = kind.split("-")
     model = their_model(ours, attention)
     model = model.bfloat16() if kind == "bf16" else model
-    call = torch.compile(model) if compiled else model
+    options: dict[str, Any] = {"freezing": compiled == ["frozen"]}
+    call = torch.compile(model, options=options) if compiled else model
     return lambda length: call(input_ids=ids, attention_mask=words_of(length)).last_hidden_state
 
 
