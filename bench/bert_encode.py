@@ -4,7 +4,7 @@
 
 32 rows of 128 tokens, all full, and of lengths drawn from 16 to 128, padded to the longest; random
 weights, no gradients. The peer is asked in fp32 and wholly in bf16, with its fused attention (sdpa)
-and its own (eager); where asked for, also compiled (``peer-sdpa-bf16-compiled``: half a minute), and
+and its own (eager); where asked for, also compiled (``peer-sdpa-bf16-compiled``), and
 compiled with frozen weights, which are then laid out once (``peer-eager-bf16-frozen``). Rounds are
 interleaved, the medians count; differences are the largest of any number at a word from the peer in
 fp32. The share of the peak is of products and attention at words, against the fastest product of
