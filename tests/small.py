@@ -32,7 +32,7 @@ PICTURE_MODELS: dict[str, Any] = {
 }
 """Those that name what a picture shows."""
 TEXT_MODELS: dict[str, Any] = {
-    "mlp": NgramMLPConfig(buckets=512, d_model=16, dropout=0.0),
+    "mlp": NgramMLPConfig(buckets=512, hidden=True, d_model=16, dropout=0.0),
     "cnn": TextCNNConfig(buckets=256, d_model=16, d_filters=8, dropout=0.0),
     "rnn": RNNClassifierConfig(buckets=256, d_model=16, num_layers=1, dropout=0.0),
     "lstm": LSTMClassifierConfig(buckets=256, d_model=16, num_layers=1, dropout=0.0),

@@ -229,12 +229,40 @@ def test_other_verbs_send_to_classify(
 def test_a_long_budget_is_not_used_up(
     table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = [str(table), "--model", "mlp", "--size", "xs", "--budget", "30s"]
+    words = [
+        str(table),
+        "--model",
+        "mlp",
+        "--size",
+        "xs",
+        "--budget",
+        "2h",
+    ]  # from the start of pytest
+    words += ["--train.threads", "1", "--train.precision", "fp32", "--train.compile", "no"]
     assert main(["train", *words, "--out", str(tmp_path / "r")]) == 0
     assert "times, less than the budget has time for" in capsys.readouterr().err
     plan = Run(tmp_path / "r").read_plan()
     assert plan["fit_every"] == 0
     assert plan["config"]["steps"] <= 500
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_comparison_has_its_floors_in_the_table(
+    table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--models", "mlp,cnn", "--budget", "20s", "--seeds", "1", "--rates", "1"]
+    test = ["--test", str(write_table(tmp_path / "test.csv", 20))]
+    out = ["--size", "xs", "--out", str(tmp_path / "c")]
+    assert main(["compare", str(table), *words, *test, *out]) == 0
+    found = json.loads((tmp_path / "c" / "results.json").read_text())
+    assert found["floors"][0]["name"] == "the commonest class"
+    assert found["winner"] in ("mlp", "cnn")
+    assert {c["name"]: c["generation"] for c in found["candidates"]} == {"mlp": [], "cnn": []}
+    assert all(c["test_accuracy"] > 80 for c in found["candidates"])
+    capsys.readouterr()
+    assert main(["classify", str(tmp_path / "c" / "winner"), "a superb one"]) == 0
+    assert capsys.readouterr().out.startswith("positive")
 
 
 @pytest.mark.parametrize("model", ["mlp", "cnn", "rnn", "lstm"])

@@ -42,7 +42,12 @@ ARGS: dict[str, type] = {
     "lineage": LineageArgs,
 }
 
-SOURCES = {"lm": "book.txt", "chat": "dialogues.jsonl", "pictures": "pictures/"}
+SOURCES = {
+    "lm": "book.txt",
+    "chat": "dialogues.jsonl",
+    "classify": "reviews.csv",
+    "pictures": "pictures/",
+}
 
 
 def commands() -> list[str]:
@@ -61,6 +66,7 @@ def test_every_command_of_the_docs_parses(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "gru.py").write_text("class GRU: ...")
     (tmp_path / "dialogues.jsonl").write_text('{"messages": []}\n')
+    (tmp_path / "reviews.csv").write_text("text,label\nfine,good\n")
     for name in ("cat", "dog"):
         (tmp_path / "pictures" / name).mkdir(parents=True)
         (tmp_path / "pictures" / name / "1.png").touch()

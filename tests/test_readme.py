@@ -44,6 +44,11 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             (tmp_path / f"{name}.{ending}").write_text(text, encoding="utf-8")
     rows = ["source\ttarget", *map("\t".join, PAIRS)]
     (tmp_path / "pairs.tsv").write_text("\n".join(rows), encoding="utf-8")
+    found = [f"A {w} thing {i},{w}" for i in range(20) for w in ("good", "bad")]
+    for name in ("reviews.csv", "new.csv"):
+        (tmp_path / name).write_text("\n".join(["text,stars", *found]), encoding="utf-8")
+    lines = [f"{line.split(',')[1]}:x {line.split(',')[0]}" for line in found]
+    (tmp_path / "questions.label").write_text("\n".join(lines), encoding="utf-8")
     rows = ["text\ttopic", *(f"{german}\t{len(german)}" for german, _ in PAIRS)]
     (tmp_path / "table.tsv").write_text("\n".join(rows), encoding="utf-8")
     turns = [{"role": "user", "content": f"How is dog {i}?"} for i in range(60)]
@@ -90,7 +95,7 @@ def test_train_and_plan_commands_parse(command: str, desk: Path) -> None:
 )
 def test_commands_on_a_run_work(command: str, book: Path) -> None:
     words = shlex.split(command)[1:]
-    if {"--src", "runs/talk", "runs/pets"} & {*words}:
+    if {"--src", "runs/talk", "runs/reviews", "runs/pets"} & {*words}:
         pytest.skip("on a run of another task, below")
     if words[0] == "generate":
         words += [] if "--max-new-tokens" in words else ["--max-new-tokens", "5"]
@@ -129,6 +134,16 @@ def test_commands_on_dialogues_work(
         assert main([*words, *(SMALL if words[0] == "train" else [])]) == 0
 
 
+def test_commands_on_labelled_texts_work(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    commands = [c for c in COMMANDS if "runs/reviews" in c]
+    assert len(commands) == 6
+    for command in commands:
+        words = shlex.split(command)[1:]
+        small = [*SMALL, "--test-fraction", "0.1"] if words[0] == "train" else []
+        assert main([*words, *small]) == 0
+    assert "A good thing 0,good,good," in capsys.readouterr().out.replace(",bad,", ",good,")
+
+
 def test_commands_on_pictures_work(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("PIL")
     commands = [c for c in COMMANDS if "runs/pets" in c]
@@ -144,7 +159,8 @@ def test_compare_commands_parse(command: str, desk: Path) -> None:
     words = shlex.split(command)[2:]
     (desk / "gru.py").write_text("class GRU: ...")
     request = request_of(parse_compare(words, ""))
-    assert named_files(request.data) in (("book.txt",), ("train.de", "train.en"))
+    known = (("book.txt",), ("train.de", "train.en"), ("reviews.csv",))
+    assert named_files(request.data) in known
 
 
 def test_every_make_target_exists() -> None:

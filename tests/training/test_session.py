@@ -210,7 +210,7 @@ def test_a_budget_of_work_that_pays_for_nothing_is_refused(tmp_path: Path, confi
     ("settings", "message"),
     [
         ({"global_batch_size": 8, "micro_batch_size": 3}, "multiple"),
-        ({"optimizer": "sgd"}, "train.optimizer"),
+        ({"optimizer": "lion"}, "train.optimizer"),
         ({"schedule": "linaer"}, "did you mean 'linear'"),
         ({"precision": "fp16"}, "train.precision"),
         ({"lr": -1.0}, "negative"),

@@ -67,10 +67,10 @@ class Candidate:
     """Weights."""
     tokens_per_step: float
     """Targets of one update, on average."""
-    most_steps: int
-    """Updates after which it learns no more."""
     error: str = ""
     """Why it could not be measured."""
+    most_steps: int = 1 << 60
+    """Updates after which it learns no more."""
 
 
 @dataclass(frozen=True)
@@ -304,8 +304,9 @@ def _is_own(model: Any) -> bool:
 
 
 def can_be_fitted(table: Mapping[str, Any], model: Any) -> bool:
-    """Whether a candidate's width is ours to choose: not given, and not fixed by its class."""
-    return "d_model" not in table and (not _is_own(model) or has_width(model))
+    """Whether a candidate's width is ours to choose: there, not given, not fixed by its class."""
+    there = has_width(model) if _is_own(model) else getattr(model, "hidden", True)
+    return "d_model" not in table and there
 
 
 @contextlib.contextmanager

@@ -24,7 +24,7 @@ from ensue.data.spool import Progress
 from ensue.errors import DataError, UsageError
 
 LABELS = (
-    *("label", "labels", "class", "category", "intent", "sentiment", "topic", "target"),
+    *("label", "labels", "class", "category", "intent", "sentiment", "topic"),
     *("coarse_label", "label_text", "label_name", "tag", "stars", "rating", "polarity", "y"),
 )
 """Names of columns that hold labels."""

@@ -125,7 +125,7 @@ LINEAGE = (
                 "NgramMLP",
                 ("classify",),
                 "NGRAM_SIZES",
-                rate=4.0,
+                rate=5.0,
                 optimizer="sgd",
                 reads="bag",
                 idea="a fully connected network reads which n-grams a text has",

@@ -142,7 +142,7 @@ class LSTMClassifierConfig:
     num_layers: int = 0
     """Layers, each reading what the one below says."""
     dropout: float = -1.0
-    """Dropped in training from the words' vectors and from what each layer says."""
+    """Dropped in training from the words' vectors and from what is said of the whole text."""
 
     def __post_init__(self) -> None:
         check_shape(self)
@@ -172,7 +172,7 @@ class LSTMClassifier(nn.Module):
         self.classes = c.classes
         self.words = WordVectors(c.buckets, c.d_model)
         self.dropout = Dropout(c.dropout)
-        self.encoder = BidirectionalLSTM(c.d_model, c.num_layers, c.dropout)
+        self.encoder = BidirectionalLSTM(c.d_model, c.num_layers, 0.0)
         self.head = Linear(c.d_model, c.classes)
         self.init_weights()
 
@@ -196,7 +196,8 @@ class LSTMClassifier(nn.Module):
         """Give a logit for each class; the input is `ensue.nn.words.Words`."""
         x = self.dropout(self.words(Words(ids, length, grams), shift))
         said, _ = self.encoder(x, length)
-        return self.head(most_of(said, length))
+        # After the maximum: before it, a step that is kept would stand in for one that is dropped.
+        return self.head(self.dropout(most_of(said, length)))
 
     def train_flops(self, rows: int, steps: int) -> int:
         """Floating-point operations of one forward and backward pass: the matrix products."""

@@ -225,8 +225,8 @@ class NgramMLPConfig:
     """Characters of the shortest n-gram."""
     longest_gram: int = 5
     """Characters of the longest n-gram."""
-    hidden: bool = True
-    """One hidden layer between n-grams and classes; without it the model is linear."""
+    hidden: bool = False
+    """A hidden layer between n-grams and classes; without it the model is linear."""
     d_model: int = 0
     """Width of the hidden layer."""
     dropout: float = -1.0
@@ -243,10 +243,6 @@ NGRAM_SIZES = {
     "m": NgramMLPConfig(buckets=1 << 18, d_model=256),
     "l": NgramMLPConfig(buckets=1 << 20, d_model=256),
 }
-
-
-BAG_LENGTH = 16.0
-"""Of the vector of what a text has: some hundred n-grams, of about 1 each."""
 
 
 class NgramMLP(nn.Module):
@@ -279,7 +275,7 @@ class NgramMLP(nn.Module):
         if self.head is None:
             nn.init.zeros_(self.buckets.weight)
             return
-        nn.init.normal_(self.buckets.weight, std=1 / BAG_LENGTH)
+        nn.init.normal_(self.buckets.weight)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
 
@@ -287,7 +283,7 @@ class NgramMLP(nn.Module):
         self, ids: Int[Tensor, " N"], starts: Int[Tensor, " B"], weights: Float[Tensor, " N"]
     ) -> Float[Tensor, "B K"]:
         """Give a logit for each class; the input is `ensue.nn.words.Bag`."""
-        table, weights = self.buckets.weight, BAG_LENGTH * weights
+        table = self.buckets.weight
         x = F.embedding_bag(ids, table, starts, mode="sum", per_sample_weights=weights) + self.bias
         if self.head is None:
             return x

@@ -164,7 +164,7 @@ class RNNClassifierConfig:
     num_layers: int = 0
     """Layers, each reading what the one below says."""
     dropout: float = -1.0
-    """Dropped in training from the words' vectors and from what each layer says."""
+    """Dropped in training from the words' vectors and from what is said of the whole text."""
 
     def __post_init__(self) -> None:
         check_shape(self)
@@ -224,8 +224,9 @@ class RNNClassifier(nn.Module):
         for ahead, back in zip(self.ahead, self.back, strict=True):
             there, _ = ahead(x, zeros)
             again, _ = back(reversed_rows(x, length), zeros)
-            x = self.dropout(torch.cat([there, reversed_rows(again, length)], dim=-1))
-        return self.head(most_of(x, length))
+            x = torch.cat([there, reversed_rows(again, length)], dim=-1)
+        # After the maximum: before it, a step that is kept would stand in for one that is dropped.
+        return self.head(self.dropout(most_of(x, length)))
 
     def train_flops(self, rows: int, steps: int) -> int:
         """Floating-point operations of one forward and backward pass: the matrix products."""

@@ -22,10 +22,11 @@ class TrainConfig:
     lr: float = 0.0
     """Peak learning rate of AdamW: with muon of embeddings, gains and biases."""
     matrix_lr: float = 0.0
-    """Peak learning rate of matrices: with muon the spectral norm of one update, of hidden ones."""
+    """Peak learning rate of hidden matrices (muon: the spectral norm of one update), or of tables
+    (sgd)."""
     optimizer: str = "auto"
     """muon (orthogonalised updates for hidden matrices, AdamW for the rest), adamw, sgd (momentum
-    for matrices, AdamW for the rest), or auto: what the model learns best by."""
+    for tables of vectors, without decay, AdamW for the rest), or auto: what suits the model."""
     global_batch_size: int = 0
     """Rows in one update, over all micro-batches and processes."""
     micro_batch_size: int = 0

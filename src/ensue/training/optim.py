@@ -30,12 +30,15 @@ class Optimizer:
         self.config = config
         matrices: dict[str, nn.Parameter] = {}
         if config.optimizer == "sgd":
-            matrices = {n: p for n, p in model.named_parameters() if p.ndim == 2}
+            tables = [m.weight for m in model.modules() if isinstance(m, nn.Embedding)]
+            matrices = {n: p for n, p in model.named_parameters() if any(p is t for t in tables)}
         elif config.optimizer != "adamw":
             matrices = dict(hidden_matrices(model))
         rest = {n: p for n, p in model.named_parameters() if n not in matrices}
-        mover = Momentum if config.optimizer == "sgd" else Muon
-        self.matrices = mover(matrices, config.momentum, config.weight_decay)
+        if config.optimizer == "sgd":
+            self.matrices = Momentum(matrices, config.momentum)
+        else:
+            self.matrices = Muon(matrices, config.momentum, config.weight_decay)
         self.names = {id(p): n for n, p in rest.items()}
         groups: list[dict[str, Any]] = [
             {"params": [p for p in rest.values() if p.ndim >= 2]},
@@ -77,7 +80,7 @@ class Momentum:
     """
 
     def __init__(
-        self, matrices: dict[str, nn.Parameter], momentum: float, weight_decay: float
+        self, matrices: dict[str, nn.Parameter], momentum: float, weight_decay: float = 0.0
     ) -> None:
         self.matrices = matrices
         self.momentum = {name: torch.zeros_like(p) for name, p in matrices.items()}
@@ -144,7 +147,7 @@ def usual_rates(train: TrainConfig, factor: float = 1.0, optimizer: str = "muon"
     if train.optimizer == "adamw":
         return replace(train, lr=train.lr or factor * 3e-3)
     if train.optimizer == "sgd":
-        return replace(train, lr=train.lr or 3e-3, matrix_lr=train.matrix_lr or factor * 0.01)
+        return replace(train, lr=train.lr or 3e-3, matrix_lr=train.matrix_lr or factor * 10.0)
     return replace(train, lr=train.lr or factor * 0.015, matrix_lr=train.matrix_lr or factor * 0.02)
 
 

@@ -65,7 +65,6 @@ USUAL_OF: dict[str, dict[str, tuple[Any, ...]]] = {
         "longest_gram": (5,),
         "shortest_filter": (3,),
         "longest_filter": (5,),
-        "hidden": (True,),
     },
     "pictures": {"kernel_size": (3,)},
 }
