@@ -31,13 +31,17 @@ from ensue.decoding.logits import Sampling, derive_seed
 from ensue.decoding.search import Beam
 from ensue.distributed.env import start_env
 from ensue.diversity import Diversity, diversity
+from ensue.embedding import Embedder
 from ensue.errors import DataError, UsageError
+from ensue.filler import MaskFiller
 from ensue.floors import Floor, floor_of
 from ensue.models import find_step, step_of
 from ensue.models.custom import allow
 from ensue.runs import Run
 from ensue.tasks.chat import Dialogues, pairs_of, score_replies
 from ensue.tasks.lm import Text, score
+from ensue.tasks.mlm import MaskedRows, MaskedText
+from ensue.tasks.mlm import score as score_masked
 from ensue.tasks.task import Score
 from ensue.tasks.translate import translator_of
 from ensue.tokenizers import Tokenizer, load_tokenizer
@@ -392,6 +396,35 @@ def load_translator(run: str | Path | Run = "", *, verb: str = "") -> Translator
     return translator_of(model, opened.path, plan.config.data.max_tokens, card_of(opened, plan))
 
 
+def load_filler(run: str | Path | Run = "") -> MaskFiller:
+    """Open a finished run that fills in masked words.
+
+    Args:
+        run: Its folder; empty: the newest below ``runs/``.
+
+    Raises:
+        RunError: It is missing, unfinished, damaged, or of a newer version.
+        UsageError: It was trained for another task.
+    """
+    opened, plan = open_run(run, "mlm")
+    model, tokenizer = load_model(opened)
+    return MaskFiller(model, tokenizer, card_of(opened, plan))
+
+
+def load_embedder(run: str | Path | Run = "") -> Embedder:
+    """Open a finished run that makes vectors of sentences: one that translates, or fills in.
+
+    Args:
+        run: Its folder; empty: the newest below ``runs/``.
+
+    Raises:
+        RunError: It is missing, unfinished, damaged, or of a newer version.
+        UsageError: It was trained for another task.
+    """
+    opened, plan = open_run(run, ("translate", "mlm"), "embed")
+    return load_filler(opened) if plan.config.task == "mlm" else load_translator(opened)
+
+
 def load_chat(run: str | Path | Run = "", talk: Talk | None = None, *, system: str = "") -> Chat:
     """Open a finished run that answers, for one conversation.
 
@@ -436,13 +469,16 @@ def evaluate(
     if sources and plan.config.task == "pictures":
         return evaluate_labels(opened, sources).score
     if sources:
-        require_task(opened, plan, "lm", "evaluate")
-    if plan.config.task != "lm":
+        require_task(opened, plan, ("lm", "mlm"), "evaluate")
+    if plan.config.task not in ("lm", "mlm"):
         return _own_score(opened, plan, load_network(opened)[0])
     model, tokenizer = load_model(opened)
     text = _text(opened, plan, tokenizer, sources)
     name = ", ".join(sources) or "valid"
     length = plan.config.model.context_length
+    if plan.config.task == "mlm":
+        rows = MaskedRows(text, tokenizer, plan.config.data, length)
+        return score_masked(model, rows, name, torch.device("cpu"))
     return score(model, text, length, name, torch.device("cpu"))
 
 
@@ -662,7 +698,7 @@ def report(run: str | Path | Run = "", prompts: Sequence[str] = ("",)) -> Path:
 
 def _corpus(run: Run, plan: Plan) -> Corpus:
     material = read_data(frozen(plan.config, run), start_env("cpu"), Tracker())
-    assert isinstance(material, Text)
+    assert isinstance(material, Text | MaskedText)
     return material.corpus
 
 

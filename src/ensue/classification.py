@@ -15,7 +15,7 @@ from ensue.errors import UsageError
 from ensue.files import read_json
 from ensue.linear import LinearFloor, label_floors
 from ensue.runs import Run
-from ensue.tasks.classify import Reading, Texts, read_idf
+from ensue.tasks.classify import Reading, Texts, read_learnt
 from ensue.tasks.labels import CLASSES, ClassScore, class_score, class_scores, confusion
 from ensue.tasks.measures import TEMPERATURE
 from ensue.tasks.pictures import Pictures, Showing
@@ -55,7 +55,7 @@ def load_classifier(
     if plan.config.task == "pictures":
         return PictureClassifier(model, from_dict(Showing, found, CLASSES), *rest)
     reading = from_dict(Reading, found, CLASSES)
-    return TextClassifier(model, reading, read_idf(opened.path), *rest)
+    return TextClassifier(model, reading, read_learnt(opened.path), *rest)
 
 
 @dataclass(frozen=True, kw_only=True)

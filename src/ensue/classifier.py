@@ -22,7 +22,7 @@ from ensue.data.pictures import PictureSplit, picture_files
 from ensue.data.source import missing
 from ensue.decoding.engine import evaluating
 from ensue.errors import DataError, UsageError
-from ensue.tasks.classify import Reading, TextRows, text_logits
+from ensue.tasks.classify import Learnt, Reading, TextRows, text_logits, text_rows
 from ensue.tasks.pictures import EVAL_ROWS, Showing, picture_logits
 
 
@@ -128,7 +128,7 @@ class TextClassifier(Classifier):
     Args:
         model: Its weights loaded.
         reading: How texts are shown to it.
-        idf: How much n-grams weigh, where it reads bags of them.
+        learnt: By what texts are made ready for it.
         temperature: What its logits are divided by, for its confidence to be what it is worth.
         card: Facts to show with it.
     """
@@ -137,12 +137,12 @@ class TextClassifier(Classifier):
         self,
         model: Any,
         reading: Reading,
-        idf: NDArray[np.float32] | None,
+        learnt: Learnt,
         temperature: float = 1.0,
         card: Any = None,
     ) -> None:
         super().__init__(model, reading.classes, temperature, card)
-        self.reading, self.idf = reading, idf
+        self.reading, self.learnt = reading, learnt
 
     def classify(self, text: str, answering: Answering | None = None) -> Classified:
         """Name the class of one text.
@@ -172,13 +172,12 @@ class TextClassifier(Classifier):
         while chunk := list(islice(texts, together)):
             together = min(2 * together, CHUNK_TEXTS)
             rows = self._rows(chunk)
-            cut, most = rows.words.cut, self.reading.max_words
             said = [
                 (
-                    (f"read up to its word {most:,}",) if i in cut else (),
-                    "" if length else "there is no word in it",
+                    (f"read up to its {rows.unit} {count:,}",) if i in rows.cut else (),
+                    "" if count else "there is no word in it",
                 )
-                for i, length in enumerate(rows.words.lengths.tolist())
+                for i, count in enumerate(rows.counts.tolist())
             ]
             logits = text_logits(self.model, rows, np.arange(len(chunk)), torch.device("cpu"))
             yield from self._answers(chunk, logits, said, answering or Answering())
@@ -189,7 +188,7 @@ class TextClassifier(Classifier):
         return text_logits(self.model, self._rows(split.texts), every, torch.device("cpu"))
 
     def _rows(self, texts: Sequence[str]) -> TextRows:
-        return TextRows(texts, self.reading, self.model.config, self.idf)
+        return text_rows(texts, self.reading, self.model.config, self.learnt)
 
 
 FIRST_TEXTS, CHUNK_TEXTS = 64, 4096

@@ -28,8 +28,8 @@ def train(argv: Sequence[str]) -> None:
     """Train a model on your own text, or go on with a run that was stopped.
 
     The flags below are those of a text. Of pairs: ensue train --task translate --help; of
-    dialogues: --task chat; of pictures: --task pictures; of a model: ensue train --model lstm
-    --help.
+    dialogues: --task chat; of labelled texts: --task classify; of pictures: --task pictures; to
+    fill in masked words: --task mlm; of a model: ensue train --model lstm --help.
     """
     from ensue.commands import parse_train, run_train
 
@@ -63,11 +63,19 @@ def translate(argv: Sequence[str]) -> None:
 
 
 def classify(argv: Sequence[str]) -> None:
-    """Name what pictures show with a trained run."""
+    """Name the classes of texts or pictures with a trained run."""
     from ensue.commands import parse
     from ensue.commands.classify import ClassifyArgs, run_classify
 
     run_classify(parse(ClassifyArgs, argv, "classify", classify.__doc__), _console())
+
+
+def fill(argv: Sequence[str]) -> None:
+    """Say which words may stand where a text has [MASK], with a run trained for it."""
+    from ensue.commands import parse
+    from ensue.commands.fill import FillArgs, run_fill
+
+    run_fill(parse(FillArgs, argv, "fill", fill.__doc__), _console())
 
 
 def embed(argv: Sequence[str]) -> None:
@@ -135,6 +143,7 @@ VERBS = {
         translate,
         chat,
         classify,
+        fill,
         embed,
         evaluate,
         inspect,

@@ -24,6 +24,7 @@ from torch import Tensor
 from ensue.data.pairs import SHORT, PairTokens
 from ensue.decoding.engine import device_of, encode, evaluating
 from ensue.decoding.search import Beam, Hypothesis, beam_search
+from ensue.embedding import Embedded
 from ensue.errors import UsageError
 from ensue.nn.precision import precision
 from ensue.threads import side_by_side
@@ -133,18 +134,6 @@ class Translated:
     def to_json(self) -> str:
         """Give all fields as one line of JSON."""
         return json.dumps(asdict(self), ensure_ascii=False, allow_nan=False)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Embedded:
-    """One line, as the encoder says it."""
-
-    source: str
-    """The line."""
-    vector: Float[np.ndarray, " D"]
-    """What the encoder makes of it; of a blank line zeros."""
-    notices: tuple[str, ...] = ()
-    """What a reader should know."""
 
 
 @dataclass(slots=True)

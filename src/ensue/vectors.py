@@ -20,10 +20,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ensue import __version__
-from ensue.api import load_translator
+from ensue.api import load_embedder
+from ensue.embedding import Embedder
 from ensue.errors import UsageError
 from ensue.runs import Run
-from ensue.translator import Translator
 from ensue.views.vectors import write_vectors
 
 MOST = 1_000
@@ -98,13 +98,13 @@ def look_at_vectors(
     Raises:
         UsageError: Fewer than three sentences, or groups of another number.
     """
-    translator = load_translator(run)
-    name = Path(str(translator.card["run"])).resolve().name
-    return vectors_of(translator, texts, groups, grouped_by, name)
+    embedder = load_embedder(run)
+    name = Path(str(embedder.card["run"])).resolve().name
+    return vectors_of(embedder, texts, groups, grouped_by, name)
 
 
 def vectors_of(
-    translator: Translator,
+    embedder: Embedder,
     texts: Sequence[str],
     groups: Sequence[str] = (),
     grouped_by: str = "group",
@@ -129,13 +129,13 @@ def vectors_of(
     if len(chosen) > MOST:
         notices.append(f"Of {len(chosen):,} sentences {MOST:,}, evenly spread, are shown.")
         chosen = [chosen[i * len(chosen) // MOST] for i in range(MOST)]
-    vectors = torch.from_numpy(np.stack([one.vector for one in translator.embed(chosen)]))
+    vectors = torch.from_numpy(np.stack([one.vector for one in embedder.embed(chosen)]))
     points, shares = principal(vectors.double(), 2)
     named = [kept[text] for text in chosen] if groups else []
     return Vectors(
-        title=f"{name} ({type(translator.model).__name__})"
+        title=f"{name} ({type(embedder.model).__name__})"
         if name
-        else type(translator.model).__name__,
+        else type(embedder.model).__name__,
         texts=tuple(chosen),
         groups=tuple(named),
         grouped_by=grouped_by,

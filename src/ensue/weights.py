@@ -188,6 +188,16 @@ def load_weights(run: Run) -> tuple[dict[str, Tensor], dict[str, str]]:
     return tensors, metadata
 
 
+def weights_digest(run: Run) -> str:
+    """Give the SHA-256 that the finished weights of a run carry.
+
+    Raises:
+        RunError: There are none, or they are damaged.
+    """
+    load_weights(run)
+    return read_header(run.weights_path).metadata[CHECKSUM]
+
+
 def _fill(file: BufferedReader, view: memoryview, path: Path) -> None:
     try:
         if file.readinto(view) == len(view):

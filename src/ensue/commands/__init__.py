@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import io
 import json
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -21,17 +22,18 @@ from ensue.data import catalog
 from ensue.data.corpus import DataConfig
 from ensue.data.dialogues import DialogueConfig
 from ensue.data.labelled import LabelledConfig, are_labelled
+from ensue.data.masked import MaskedConfig
 from ensue.data.pairs import PairsConfig
 from ensue.data.pictures import PicturesConfig, are_pictures
 from ensue.data.turns import is_talk
 from ensue.decoding.search import Beam
 from ensue.errors import UsageError
 from ensue.files import make_folder
-from ensue.models import LINEAGE, find_step
+from ensue.models import LINEAGE, find_step, step_of
 from ensue.models.custom import allow
 from ensue.runs import Run
 from ensue.tasks import Kind, find_kind
-from ensue.tasks.measures import ACCURACY, BITS, CALIBRATION, MACRO_F1
+from ensue.tasks.measures import ACCURACY, BITS, CALIBRATION, FOLLOWING, MACRO_F1
 from ensue.training.config import M, RunConfig, config_from_dict
 from ensue.training.session import open_run
 from ensue.translator import Search
@@ -79,6 +81,15 @@ class TrainData(DataConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
+class TrainMasked(MaskedConfig):
+    """What is read."""
+
+    sources: tyro.conf.Positional[tuple[str, ...]] = ()
+    """Text: files, folders, .gz, .jsonl, .csv, .parquet, hub:NAME, the name of a public set (ensue
+    data); to train on, also - (standard input), or one recipe.toml."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainPairs(PairsConfig):
     """What is read."""
 
@@ -116,23 +127,28 @@ class TrainPictures(PicturesConfig):
 
 DATA: dict[str, type[Any]] = {
     "lm": TrainData,
+    "mlm": TrainMasked,
     "translate": TrainPairs,
     "chat": TrainDialogues,
     "classify": TrainLabelled,
     "pictures": TrainPictures,
 }
 """What is read, as flags, by task."""
-D = TypeVar("D")
+D = TypeVar("D", bound=DataConfig)
+F = TypeVar("F")
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainArgs(RunConfig[M], Generic[D, M]):
+class TrainArgs(RunConfig[M], Generic[F, M]):
     """A run, as flags."""
 
-    data: tyro.conf.OmitArgPrefixes[D]
+    data: tyro.conf.OmitArgPrefixes[F]
     """What is read."""
     model_name: Annotated[str, tyro.conf.arg(name="model")] = ""
     """Which step of the lineage (ensue lineage)."""
+    start: Annotated[str, tyro.conf.arg(name="from")] = ""
+    """Begin with the weights of this run, with its shape and tokenizer: of the same model, on other
+    data or for another task; bert learns to fill in first, then from labels."""
     out: str = ""
     """The run folder; the same command again goes on with it. Default: a new one below runs/."""
 
@@ -149,6 +165,9 @@ def parse_train(
         task = "pictures"  # they are classified too
         argv = _with_task(argv, task)
     kind = find_kind(str(task))
+    start = flag(argv, "--from") or str(values.get("start", ""))
+    if start and not name:
+        name = step_of(open_run(start)[1].config.model).name
     step = find_step(name or kind.model, kind.name)
     file = flag(argv, "--model").rpartition(":")[0]
     if file.endswith(".py"):
@@ -196,6 +215,7 @@ def files_of(kind: Kind, flags: Any, verb: str) -> tuple[Any, tuple[str, ...]]:
     data = kind.config(**_fields(flags))
     own = {
         "lm": data_of,
+        "mlm": data_of,
         "translate": pairs_of,
         "chat": dialogues_of,
         "classify": labelled_of,
@@ -270,7 +290,7 @@ def pictures_of(data: PicturesConfig, verb: str) -> tuple[PicturesConfig, tuple[
     return data, ()
 
 
-def data_of(data: DataConfig, verb: str) -> tuple[DataConfig, tuple[str, ...]]:
+def data_of(data: D, verb: str) -> tuple[D, tuple[str, ...]]:
     """Put files in the place of public sets' names; a set's own validation split is used.
 
     Returns:
@@ -282,7 +302,7 @@ def data_of(data: DataConfig, verb: str) -> tuple[DataConfig, tuple[str, ...]]:
     if not data.sources:
         raise UsageError("nothing to read", f"Name a text: ensue {verb} book.txt")
     sources, valid, test = _files_of(data.sources, data.valid, data.cache, verb)
-    return DataConfig(**_fields(data) | {"sources": sources, "valid": valid}), test
+    return dataclasses.replace(data, sources=sources, valid=valid), test
 
 
 def _files_of(
@@ -477,16 +497,20 @@ def run_evaluate(args: EvaluateArgs, console: Console) -> None:
     if args.against:
         raise UsageError("--against compares translations", "Give too: --src FILE --ref FILE")
     run, plan = open_run(args.run)
-    if plan.config.task != "chat":
+    task = plan.config.task
+    if task != "chat":
         _refuse(args, "search", "contexts", "talk")
-    if plan.config.task not in LABELLED:
+    if task not in LABELLED:
         _refuse(args, "split", "out")
-    if plan.config.task == "chat":
-        _evaluate_chat(args, run, console)
-        return
-    if plan.config.task in LABELLED:
-        _evaluate_labels(args, run, console)
-        return
+    scored = {
+        "chat": _evaluate_chat,
+        **dict.fromkeys(LABELLED, _evaluate_labels),
+        "mlm": _evaluate_masked,
+    }
+    scored.get(task, _evaluate_text)(args, run, console)
+
+
+def _evaluate_text(args: EvaluateArgs, run: Run, console: Console) -> None:
     score = api.evaluate(run, args.data)
     floor = api.floor(run, args.data) if args.floor else None
     if args.json:
@@ -495,10 +519,11 @@ def run_evaluate(args: EvaluateArgs, console: Console) -> None:
             values[f"floor_{BITS.key}"] = floor.bits_per_byte
         sys.stdout.write(json.dumps(values, ensure_ascii=False) + "\n")
         return
+    how = HOW[open_run(run)[1].config.task]
     sys.stdout.write(
         f"{BITS.shown(score[BITS], 1)} on {visible(score.split)}"
         f" ({score.bytes:,} bytes, sha256 {score.fingerprint[:12]})\n"
-        f"{score.loss:.4f} nats per token, {score.targets:,} tokens; {HOW[plan.config.task]}\n"
+        f"{score.loss:.4f} nats per token, {score.targets:,} tokens; {how}\n"
     )
     if floor:
         verdict = "beats" if score[BITS] < floor.bits_per_byte else "does not beat"
@@ -506,6 +531,22 @@ def run_evaluate(args: EvaluateArgs, console: Console) -> None:
             f"{floor.bits_per_byte:.4f} bits per byte by counting {floor.order}-grams"
             f" of {floor.train_bytes:,} bytes; the model {verdict} it. {floor.note}\n"
         )
+
+
+def _evaluate_masked(args: EvaluateArgs, run: Run, console: Console) -> None:
+    if args.floor:
+        raise UsageError("--floor counts n-grams of what is continued; here words are masked")
+    score = api.evaluate(run, args.data)
+    if args.json:
+        sys.stdout.write(json.dumps(score.record(), ensure_ascii=False) + "\n")
+        return
+    more = [FOLLOWING.shown(score[FOLLOWING])] if FOLLOWING.key in score.measures else []
+    words = ", ".join([f"{score.loss:.4f} nats, perplexity {math.exp(score.loss):.2f}", *more])
+    sys.stdout.write(
+        f"{ACCURACY.shown(score[ACCURACY])} of {score.targets:,} masked pieces on"
+        f" {visible(score.split)}, {words} (sha256 {score.fingerprint[:12]}; the same are masked"
+        " each time)\n"
+    )
 
 
 def _evaluate_chat(args: EvaluateArgs, run: Run, console: Console) -> None:

@@ -13,11 +13,12 @@ import tyro
 
 from ensue import api
 from ensue.commands.translate import created, progress_of, read_lines, run_and_texts
-from ensue.console import Console
+from ensue.console import Console, print_table
 from ensue.data.notes import Notes
+from ensue.embedding import Embedded, Embedder, nearest
 from ensue.errors import UsageError
 from ensue.files import replacing, writing
-from ensue.translator import Embedded
+from ensue.views.text import visible
 
 NAMED = 5
 """Lines with a notice that are named one by one."""
@@ -36,13 +37,27 @@ class EmbedArgs:
     out: str = ""
     """Write to this file, by its name: .npy (lines x numbers, fp32), .jsonl or .tsv (text and
     vector). Default: JSON lines on standard output."""
+    nearest: str = ""
+    """Find the lines of this file that mean most nearly what each text does; they are printed with
+    how near they are (cosine), the nearest first."""
+    top_k: int = 5
+    """With --nearest: lines that are given."""
+
+    def __post_init__(self) -> None:
+        if self.top_k < 1:
+            raise UsageError(f"top_k is {self.top_k}; at least 1 is given")
+        if self.nearest and self.out:
+            raise UsageError("--nearest prints lines, --out writes vectors", "Give one of them.")
 
 
 def run_embed(args: EmbedArgs, console: Console) -> None:
     """Give the vectors, and say what a reader should know of single lines."""
+    if args.nearest:
+        _nearest(args, console)
+        return
     write = _writer(args.out)
     run, texts = run_and_texts(args.words, args.run, args.file)
-    translator = api.load_translator(run, verb="embed")
+    embedder = api.load_embedder(run)
     with ExitStack() as stack:
         notes = Notes()
         lines: Iterator[str] = iter(texts)
@@ -52,14 +67,38 @@ def run_embed(args: EmbedArgs, console: Console) -> None:
         told = progress_of(console, "reading lines", total, args.out)
 
         heard = _Heard(console)
-        write(args, heard.all(translator.embed(lines, told)))
+        write(args, heard.all(embedder.embed(lines, told)))
         console.close()
         heard.finish()
         for note in notes.lines():
             console.notice(note)
     if args.out:
-        size = translator.model.config.d_model
+        size = embedder.model.config.d_model
         console.notice(f"{heard.lines:,} vectors of {size:,} numbers in {args.out}")
+
+
+def _nearest(args: EmbedArgs, console: Console) -> None:
+    """Print the lines of a file that are nearest to each text."""
+    run, texts = run_and_texts(args.words, args.run, args.file)
+    embedder: Embedder = api.load_embedder(run)
+    with ExitStack() as stack:
+        notes, heard = Notes(), _Heard(console)
+        asked: Iterator[str] = iter(texts)
+        if not texts:
+            asked = stack.enter_context(read_lines(args.file or "-", notes))[0]
+        queries = [one for one in embedder.embed(asked) if one.vector.any()]
+        if not queries:
+            raise UsageError("there is nothing to look for", "Give a text, in quotes.")
+        lines, total = stack.enter_context(read_lines(args.nearest, notes))
+        told = progress_of(console, "reading lines", total, "")
+        found = nearest(queries, heard.all(embedder.embed(lines, told)), args.top_k)
+        console.close()
+        heard.finish()
+        for note in notes.lines():
+            console.notice(note)
+    for query, near in zip(queries, found, strict=True):
+        rows = [[f"{n.similarity:.3f}", f"{n.line:,}", visible(n.source)] for n in near]
+        print_table(["near", "line", visible(query.source)], rows)
 
 
 class _Heard:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import ClassVar
 
 from ensue.data import cache, encodings, shards
 from ensue.data.notes import Notes
@@ -15,6 +16,7 @@ from ensue.data.worker import Loader, Tok
 from ensue.errors import DataError, UsageError, nearest
 
 KINDS = ("auto", "byte", "char", "word", "bpe", "unigram")
+"""Tokenizers whose ids spell the text as it was."""
 # Merges and words learnt from more text than this hardly differ; counting takes 0.1 s a megabyte.
 TOKENIZER_SAMPLE_BYTES = 32 << 20
 
@@ -24,6 +26,8 @@ MakeTokenizer = Callable[[str, Iterator[str], int], Tok]
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """Which text, and how it becomes tokens."""
+
+    kinds: ClassVar[tuple[str, ...]] = KINDS
 
     sources: tuple[str, ...]
     """Files, folders, ``-`` for standard input, ``hub:NAME[:split]``."""
@@ -52,9 +56,13 @@ class DataConfig:
             raise UsageError(
                 f"data.vocab_size is {self.vocab_size}", "Give 0 to have it chosen, or a size."
             )
-        check_tokenizer(self.tokenizer)
+        check_tokenizer(self.tokenizer, self.kinds)
         if self.encoding:
             encodings.check_codec(self.encoding)
+
+    def chosen(self, num_bytes: int, num_chars_distinct: int) -> tuple[str, int]:
+        """Choose a tokenizer where none is asked for; see `choose_tokenizer`."""
+        return choose_tokenizer(num_bytes, num_chars_distinct)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +128,9 @@ def prepare(
     root = cache.cache_root(config.cache)
     path = Path(config.tokenizer).absolute()
     # A bad tokenizer is said before a long text is read.
-    given = None if config.tokenizer in KINDS else load_tokenizer(path)
+    given = None if config.tokenizer in config.kinds else load_tokenizer(path)
+    if given is not None:
+        check_kind(given, config.tokenizer, config.kinds)
     remarks = Notes()
     with cache.scratch(root, lambda: _need(config.sources + config.valid)) as folder:
         wanted = ReadConfig(
@@ -215,9 +225,9 @@ def _learnt(
     """Give the tokenizer learnt from this text before, or learn it."""
     facts = text.facts
     kind, vocab_size = config.tokenizer, config.vocab_size
-    chosen_kind, chosen_size = choose_tokenizer(facts.train_bytes, facts.num_chars_distinct)
+    chosen_kind, chosen_size = config.chosen(facts.train_bytes, facts.num_chars_distinct)
     kind = chosen_kind if kind == "auto" else kind
-    if not vocab_size and kind in ("bpe", "unigram"):
+    if not vocab_size and kind not in ("byte", "char", "word"):
         vocab_size = chosen_size or 512
     path, tokenizer = learn_tokenizer(
         (kind, vocab_size),
@@ -298,12 +308,27 @@ def _counted(texts: Iterator[str], total: int, progress: Progress) -> Iterator[s
     progress("tokenizer", total, total)
 
 
-def check_tokenizer(name: str) -> None:
+def check_tokenizer(name: str, kinds: Sequence[str] = KINDS) -> None:
     """Refuse what is neither a kind of tokenizer nor the path of one."""
-    if name not in KINDS and not _looks_like_path(name):
+    if name not in kinds and not _looks_like_path(name):
         raise UsageError(
-            f"unknown tokenizer {name!r}{nearest(name, KINDS)}",
-            f"Choose from {', '.join(KINDS)}, or give the path of a tokenizer.json.",
+            f"unknown tokenizer {name!r}{nearest(name, kinds)}",
+            f"Choose from {', '.join(kinds)}, or give the path of a tokenizer.json.",
+        )
+
+
+def check_kind(tokenizer: Tok, name: str, kinds: Sequence[str] = KINDS) -> None:
+    """Refuse a tokenizer of another kind than a task reads.
+
+    Raises:
+        DataError: It is one: text that is written has to be spelt as it was, and what is masked
+            needs a token for that.
+    """
+    if tokenizer.kind not in kinds:
+        what = "spells text as it was" if kinds == KINDS else "has a token [MASK]"
+        raise DataError(
+            f"{name}: a {tokenizer.kind} tokenizer; this task needs one that {what}",
+            f"Let one be learnt: --tokenizer {kinds[-1] if kinds == KINDS else kinds[1]}",
         )
 
 

@@ -17,7 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ensue.data import cache, encodings, tables
+from ensue.data.corpus import check_tokenizer
 from ensue.data.labels import check_shares, numbered, settle_splits, some
+from ensue.data.masked import KINDS as PIECE_KINDS
 from ensue.data.notes import Notes, shown
 from ensue.data.source import Source, form_of, list_sources, open_bytes
 from ensue.data.spool import Progress
@@ -64,6 +66,11 @@ class LabelledConfig:
     """Take of each label what stands before this: ":" makes NUM of NUM:date."""
     max_words: int = 256
     """Words of a text that are read; what follows them is cut, and said."""
+    tokenizer: str = "auto"
+    """Of a model that reads pieces of words (bert): auto or wordpiece (lower-cased),
+    wordpiece-cased, or the path of a tokenizer.json that has [MASK]."""
+    vocab_size: int = 0
+    """Pieces of a tokenizer that is learnt; 0 to choose by the amount of text."""
     encoding: str = ""
     """The encoding of text files; empty to find out."""
     cache: str = ""
@@ -78,6 +85,7 @@ class LabelledConfig:
                 f"column {self.label_column!r} is given as text and as label",
                 "The label must not stand in what it is to be told from.",
             )
+        check_tokenizer(self.tokenizer, PIECE_KINDS)
         for file in {*self.sources} & {*self.valid}:
             raise UsageError(
                 f"{file} is given to learn from and to choose on",

@@ -24,7 +24,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ensue.data import cache, encodings, shards, tables
-from ensue.data.corpus import KINDS, MakeTokenizer, check_tokenizer, learn_tokenizer
+from ensue.data.corpus import (
+    KINDS,
+    MakeTokenizer,
+    check_kind,
+    check_tokenizer,
+    learn_tokenizer,
+)
 from ensue.data.notes import Notes, shown
 from ensue.data.shards import Tokens
 from ensue.data.source import Source, list_sources, open_bytes
@@ -826,7 +832,9 @@ def choose_tokenizer(
     """
     if kind not in KINDS:
         path = Path(kind).absolute()
-        return path, makers[1](path)
+        tokenizer = makers[1](path)
+        check_kind(tokenizer, kind)
+        return path, tokenizer
     num_bytes = sum(view.num_bytes for view in views)
     chosen = kind
     if kind == "auto":

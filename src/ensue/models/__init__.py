@@ -23,7 +23,7 @@ class Form:
     optimizer: str = "muon"
     """By which it learns best."""
     reads: str = "words"
-    """Of a text that is classified: words, or a bag of n-grams."""
+    """Of a text that is classified: words, a bag of n-grams, or the pieces of a tokenizer."""
     idea: str = ""
     """What it does, where that is not what the step's row says."""
 
@@ -206,6 +206,26 @@ LINEAGE = (
         "keys and values of every token",
         "the text, up to the context",
         (Form("GPT2", ("lm", "chat")),),
+    ),
+    Step(
+        "bert",
+        2019,
+        "Devlin et al.",
+        "the encoder alone, trained to fill in what is masked, then put to other tasks",
+        "nothing: it reads, and does not write",
+        "–",
+        (
+            Form("MaskedLM", ("mlm",)),
+            Form(
+                "TextBert",
+                ("classify",),
+                "TEXT_SIZES",
+                rate=1 / 6,
+                optimizer="adamw",
+                reads="pieces",
+                idea="the encoder reads all of a text at once, perhaps after learning to fill in",
+            ),
+        ),
     ),
 )
 

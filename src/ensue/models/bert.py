@@ -73,7 +73,10 @@ class BertConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class MaskedLMConfig(BertConfig):
-    """Shape of a `MaskedLM`: that of its encoder."""
+    """Shape of a `MaskedLM`: that of its encoder, and what it is asked."""
+
+    next_sentence: bool = False
+    """Whether it also says if one segment followed the other; as the data are asked."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,9 +176,14 @@ class EncoderLayer(nn.Module):
 
 
 class Bert(nn.Module):
-    """The encoder, and what it says of a whole text."""
+    """The encoder, and what it says of a whole text.
 
-    def __init__(self, config: BertConfig) -> None:
+    Args:
+        config: Its shape.
+        pooled: Whether it says something of the whole; else it has no weights for that.
+    """
+
+    def __init__(self, config: BertConfig, pooled: bool = True) -> None:
         super().__init__()
         self.config = config
         d = config.d_model
@@ -185,7 +193,7 @@ class Bert(nn.Module):
         self.norm = nn.LayerNorm(d, eps=EPS)
         self.dropout = Dropout(config.dropout)
         self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.num_layers))
-        self.pooler = Linear(d, d)
+        self.pooler = Linear(d, d) if pooled else None
         self.init_weights()
 
     def init_weights(self) -> None:
@@ -197,6 +205,7 @@ class Bert(nn.Module):
         tokens: Int[Tensor, "B T"],
         length: Int[Tensor, " B"] | None = None,
         segments: Int[Tensor, "B T"] | None = None,
+        shift: Float[Tensor, "B T D"] | None = None,
     ) -> Float[Tensor, "B T D"]:
         """Let every place of each text look at all of it.
 
@@ -204,6 +213,7 @@ class Bert(nn.Module):
             tokens: Texts, at most `context_length` long, padded at their ends with any id.
             length: Tokens of each that count, at least 1; None: all.
             segments: Which of two texts each token belongs to; None: all to the first (0).
+            shift: Added to the vectors that the first layer reads.
 
         Returns:
             A vector for each place. What stands at padding has no meaning.
@@ -213,8 +223,9 @@ class Bert(nn.Module):
         positions = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
         if length is None:
             length = torch.full_like(tokens[:, 0], tokens.shape[1])
-        if self._is_seen() or tokens.device.type != "cpu" or torch.compiler.is_compiling():
-            return self._encoded(tokens, positions, segments, positions < length[:, None])
+        is_whole = self._is_seen() or tokens.device.type != "cpu" or torch.compiler.is_compiling()
+        if is_whole or shift is not None:
+            return self._encoded(tokens, positions, segments, positions < length[:, None], shift)
         # The words alone, end to end: nothing is computed of padding. In training, whose batches
         # have rows of like length, many short rows would cost more calls than padding costs.
         inputs = [t.flatten() for t in (tokens, positions, segments)]
@@ -234,15 +245,18 @@ class Bert(nn.Module):
         positions: Int[Tensor, "*n"],
         segments: Int[Tensor, "*n"],
         mask: Bool[Tensor, "B T"] | Groups,
+        shift: Float[Tensor, "B T D"] | None = None,
     ) -> Float[Tensor, "*n D"]:
         where = self.position_embedding(positions) + self.segment_embedding(segments)
-        x = self.dropout(self.norm(self.token_embedding(tokens) + where))
+        x = self.norm(self.token_embedding(tokens) + where)
+        x = self.dropout(x if shift is None else x + shift)
         for layer in self.layers:
             x = layer(x, mask)
         return x
 
     def pooled(self, hidden: Float[Tensor, "B T D"]) -> Float[Tensor, "B D"]:
         """Say what the whole text is, from the first place: there stands [CLS]."""
+        assert self.pooler is not None
         return torch.tanh(self.pooler(hidden[:, 0]))
 
     def train_flops(self, rows: int, steps: int) -> int:
@@ -253,7 +267,8 @@ class Bert(nn.Module):
         """
         c, d = self.config, self.config.d_model
         weights = c.num_layers * (4 * d * d + 2 * d * (c.d_ff or 4 * d))
-        return rows * (steps * (6 * weights + 12 * c.num_layers * d * steps) + 6 * d * d)
+        pooler = 6 * d * d if self.pooler is not None else 0
+        return rows * (steps * (6 * weights + 12 * c.num_layers * d * steps) + pooler)
 
 
 class MaskedLM(nn.Module):
@@ -265,18 +280,19 @@ class MaskedLM(nn.Module):
         d = config.d_model
         self.vocab_size = config.vocab_size
         self.max_length: int | None = config.context_length
-        self.bert = Bert(config)
+        self.bert = Bert(config, pooled=config.next_sentence)
         self.dense = Linear(d, d)
         self.norm = nn.LayerNorm(d, eps=EPS)
         self.bias = nn.Parameter(torch.empty(config.vocab_size))
-        self.next_sentence = Linear(d, 2)
+        self.next_sentence = Linear(d, 2) if config.next_sentence else None
         self.init_weights()
 
     @torch.no_grad()
     def init_weights(self) -> None:
         """Initialise all but the encoder, which does so itself; see `init_weights`."""
         init_weights(self.dense)
-        init_weights(self.next_sentence)
+        if self.next_sentence is not None:
+            init_weights(self.next_sentence)
         if not self.bias.is_meta:
             nn.init.zeros_(self.bias)
 
@@ -299,6 +315,7 @@ class MaskedLM(nn.Module):
 
     def follows(self, hidden: Float[Tensor, "B T D"]) -> Float[Tensor, "B 2"]:
         """Score that the second segment followed the first (0), and that it did not (1)."""
+        assert self.next_sentence is not None
         return self.next_sentence(self.bert.pooled(hidden))
 
     def train_flops(self, rows: int, steps: int) -> int:
@@ -308,7 +325,9 @@ class MaskedLM(nn.Module):
         """
         d = self.config.d_model
         asked = round(MASKED * rows * steps)
-        heads = asked * (d * d + self.vocab_size * d) + rows * 2 * d
+        heads = asked * (d * d + self.vocab_size * d)
+        if self.next_sentence is not None:
+            heads += rows * 2 * d
         return self.bert.train_flops(rows, steps) + 6 * heads
 
 
@@ -334,10 +353,11 @@ class TextBert(nn.Module):
         self,
         tokens: Int[Tensor, "B T"],
         length: Int[Tensor, " B"],
+        shift: Float[Tensor, "B T D"] | None = None,
         segments: Int[Tensor, "B T"] | None = None,
     ) -> Float[Tensor, "B K"]:
         """Give a logit for each class; see `Bert.forward`."""
-        hidden = self.bert(tokens, length, segments)
+        hidden = self.bert(tokens, length, segments, shift)
         return self.head(self.dropout(self.bert.pooled(hidden)))
 
     def train_flops(self, rows: int, steps: int) -> int:

@@ -36,6 +36,15 @@ class Bag(NamedTuple):
     """How much the row has of each."""
 
 
+class Pieces(NamedTuple):
+    """Rows of a tokenizer's pieces, side by side."""
+
+    ids: Int[Tensor, "B T"]
+    """Padded at their ends."""
+    length: Int[Tensor, " B"]
+    """Pieces of each row, at least 1."""
+
+
 class WordVectors(nn.Module):
     """A vector for each word: its own, its shape's and the mean of its n-grams', normalised.
 

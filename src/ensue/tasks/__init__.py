@@ -101,6 +101,19 @@ TASKS = (
         ("--data", "FILE"),
     ),
     Kind(
+        "mlm",
+        "to fill in masked words",
+        "ensue.data.masked:MaskedConfig",
+        "bert",
+        "fill",
+        "It was a [MASK] day.",
+        "load_filler",
+        ("--data", "FILE"),
+        followed_by=LOSS,
+        target="masked piece",
+        targets_per_parameter=0.6,  # as of text: a seventh of the tokens are asked for
+    ),
+    Kind(
         "classify",
         "to name the class of a text",
         "ensue.data.labelled:LabelledConfig",

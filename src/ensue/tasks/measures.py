@@ -53,7 +53,12 @@ CALIBRATION = Measure(
 TEMPERATURE = Measure(key="temperature", name="temperature", unit="temperature", digits=3)
 """What logits are divided by for that; neither more nor less of it is better."""
 
-SAID = (ACCURACY, MACRO_F1, BITS, GREEDY_BLEU)
+FOLLOWING = Measure(
+    key="following", name="% of halves told", unit="% of halves told", digits=1, more=True
+)
+"""Of masked texts: whether the second half of a row followed the first."""
+
+SAID = (ACCURACY, MACRO_F1, FOLLOWING, BITS, GREEDY_BLEU)
 """What is said of a run, as far as it is recorded, in this order; the loss where it has no bits."""
 
 

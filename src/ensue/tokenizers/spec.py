@@ -12,11 +12,23 @@ from typing import Any, NoReturn
 
 from ensue.errors import DataError
 
-KINDS = ("byte", "char", "word", "bpe", "unigram")
+KINDS = ("byte", "char", "word", "bpe", "unigram", "wordpiece", "wordpiece-cased")
+"""What a tokenizer can be learnt as; a cased one is of the kind wordpiece too."""
+LOSSLESS = KINDS[:5]
+"""Those whose ids spell the text as it was: what is continued or translated is written so."""
 SUBWORD = ("bpe", "unigram")
 """Those that spell rare words in pieces: words of GPT-2's pattern, in GPT-2's bytes."""
 EOS = "<|endoftext|>"  # begins a stream and separates documents
 UNK = "<unk>"
+PIECES = "wordpiece"
+"""The kind of BERT's tokenizers. Words are lower-cased, unless it is a cased one, and lose their
+spaces; what goes on within a word begins with ``##``."""
+PAD_PIECE, UNK_PIECE, CLS, SEP, MASK = "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"
+MARKS = (PAD_PIECE, UNK_PIECE, CLS, SEP, MASK)
+"""Its special tokens; [SEP] ends a text."""
+INSIDE = "##"
+MAX_PIECED_CHARS = 100
+"""A longer word is unknown, as in the published tokenizers."""
 # GPT-2's file is 2 MB, Llama 3's 9 MB.
 MAX_FILE_BYTES = 64 << 20
 CHAR_PATTERN = r"[\s\S]"
@@ -40,6 +52,8 @@ class Spec:
     """Special tokens to ids; never made from text."""
     ignore_merges: bool = False
     """Take a whole word that is in the vocabulary without merging."""
+    lowercase: bool = False
+    """Of word pieces: letters are lower-cased, and lose their accents."""
 
     @property
     def vocab_size(self) -> int:
@@ -48,8 +62,13 @@ class Spec:
 
     @property
     def eos_id(self) -> int:
-        """Id of the end-of-text token."""
-        return self.specials[EOS]
+        """Id of the token that ends a text."""
+        return self.specials[SEP if self.kind == PIECES else EOS]
+
+    @property
+    def unk(self) -> str:
+        """The token of what cannot be spelt; kinds that spell all have none of it."""
+        return UNK_PIECE if self.kind == PIECES else UNK
 
 
 def byte_to_char() -> dict[int, str]:
@@ -65,8 +84,22 @@ def to_json(spec: Spec) -> str:
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
     pre: dict[str, Any] = byte_level | {"use_regex": spec.kind in SUBWORD}
     decoder = byte_level | {"use_regex": True}
+    normalizer: dict[str, Any] | None = None
+    frame: dict[str, Any] | None = None
     model: dict[str, Any]
-    if spec.kind == "unigram":
+    if spec.kind == PIECES:
+        normalizer = normalizer_of(spec.lowercase)
+        pre = {"type": "BertPreTokenizer"}
+        decoder = {"type": "WordPiece", "prefix": INSIDE, "cleanup": True}
+        frame = _frame(spec)
+        model = {
+            "type": "WordPiece",
+            "unk_token": UNK_PIECE,
+            "continuing_subword_prefix": INSIDE,
+            "max_input_chars_per_word": MAX_PIECED_CHARS,
+            "vocab": dict(spec.vocab),
+        }
+    elif spec.kind == "unigram":
         by_id = sorted(spec.vocab, key=spec.vocab.__getitem__)
         pieces = [[token, score] for token, score in zip(by_id, spec.scores, strict=True)]
         model = {"type": "Unigram", "unk_id": None, "vocab": pieces, "byte_fallback": False}
@@ -110,13 +143,45 @@ def to_json(spec: Spec) -> str:
         "truncation": None,
         "padding": None,
         "added_tokens": added,
-        "normalizer": None,
+        "normalizer": normalizer,
         "pre_tokenizer": pre,
-        "post_processor": None,
+        "post_processor": frame,
         "decoder": decoder,
         "model": model,
     }
     return json.dumps(document, ensure_ascii=False, indent=1) + "\n"
+
+
+def normalizer_of(lowercase: bool) -> dict[str, Any]:
+    """Give BERT's normaliser: control characters go, white space becomes a space."""
+    return {
+        "type": "BertNormalizer",
+        "clean_text": True,
+        "handle_chinese_chars": True,
+        "strip_accents": None,  # as lowercase says
+        "lowercase": lowercase,
+    }
+
+
+def _frame(spec: Spec) -> dict[str, Any]:
+    """Say how other programs that read the file put marks around one text, or two."""
+
+    def mark(name: str, segment: int) -> dict[str, Any]:
+        return {"SpecialToken": {"id": name, "type_id": segment}}
+
+    def text(name: str, segment: int) -> dict[str, Any]:
+        return {"Sequence": {"id": name, "type_id": segment}}
+
+    one = [mark(CLS, 0), text("A", 0), mark(SEP, 0)]
+    marks = {
+        name: {"id": name, "ids": [spec.specials[name]], "tokens": [name]} for name in (CLS, SEP)
+    }
+    return {
+        "type": "TemplateProcessing",
+        "single": one,
+        "pair": [*one, text("B", 1), mark(SEP, 1)],
+        "special_tokens": marks,
+    }
 
 
 def parse(raw: bytes, name: str) -> Spec:
@@ -138,9 +203,18 @@ def parse(raw: bytes, name: str) -> Spec:
         {token: i for i, (token, _) in enumerate(pieces)} if is_unigram else model.get("vocab")
     )
     specials = check.added(document.get("added_tokens") or [])
+    pre = check.mapping(document.get("pre_tokenizer"), "pre_tokenizer")
+    if model.get("type") == "WordPiece":
+        lowercase = check.word_pieces(model, pre, document.get("normalizer"))
+        for mark in MARKS:
+            if specials.setdefault(mark, vocab.get(mark, -1)) < 0:
+                check.refuse(f"it has no special token {mark!r}")
+        check.ids(vocab, specials)
+        return Spec(kind=PIECES, vocab=vocab, specials=specials, lowercase=lowercase)
+    if EOS not in specials:
+        check.refuse(f"it has no special token {EOS!r}")
     if document.get("normalizer") is not None:
         check.refuse("it has a normalizer, which would change the text")
-    pre = check.mapping(document.get("pre_tokenizer"), "pre_tokenizer")
     ignore_merges, merges = False, list[tuple[str, str]]()
     if model.get("type", "BPE") == "BPE":
         kind = check.byte_level(model, pre)
@@ -158,7 +232,7 @@ def parse(raw: bytes, name: str) -> Spec:
         specials.setdefault(UNK, vocab[UNK])
     else:
         found = str(model.get("type"))[:40]
-        check.refuse(f"its model type is {found!r}, not BPE, Unigram or WordLevel")
+        check.refuse(f"its model type is {found!r}, not BPE, Unigram, WordPiece or WordLevel")
     check.ids(vocab, specials)
     return Spec(
         kind=kind,
@@ -179,8 +253,8 @@ class _Checker:
     def refuse(self, why: str) -> NoReturn:
         raise DataError(
             f"{self.name}: not a tokenizer that ensue can use: {why}",
-            "Use a byte-level BPE tokenizer.json (as GPT-2's) or one that ensue wrote; "
-            "or let ensue train one: --tokenizer bpe",
+            "Use a byte-level BPE tokenizer.json (as GPT-2's), one of BERT's, or one that ensue"
+            " wrote; or let ensue learn one",
         )
 
     def json(self, raw: bytes) -> object:
@@ -248,9 +322,26 @@ class _Checker:
                 self.refuse(f"added token {content[:40]!r} is not special: it would change text")
             self.spelt(content)
             specials[content] = id_
-        if EOS not in specials:
-            self.refuse(f"it has no special token {EOS!r}")
         return specials
+
+    def word_pieces(self, model: dict[str, Any], pre: dict[str, Any], normalizer: object) -> bool:
+        """Check that it is one of BERT's; gives whether it lower-cases."""
+        if model.get("unk_token") != UNK_PIECE:
+            self.refuse(f"its unknown token is not {UNK_PIECE!r}")
+        if model.get("continuing_subword_prefix", INSIDE) != INSIDE:
+            self.refuse(f"what goes on within a word does not begin with {INSIDE!r}")
+        if model.get("max_input_chars_per_word", MAX_PIECED_CHARS) != MAX_PIECED_CHARS:
+            self.refuse(f"its longest word is not of {MAX_PIECED_CHARS} characters")
+        if pre.get("type") != "BertPreTokenizer":
+            self.refuse("its pre_tokenizer is not BERT's")
+        found = self.mapping(normalizer, "normalizer")
+        lowercase = found.get("lowercase") is True
+        if found.get("strip_accents") not in (None, lowercase) or {
+            **found,
+            "strip_accents": None,
+        } != normalizer_of(lowercase):
+            self.refuse("its normalizer is not BERT's")
+        return lowercase
 
     def byte_level(self, model: dict[str, Any], pre: dict[str, Any]) -> str:
         for key in ("dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix"):

@@ -12,7 +12,7 @@ from itertools import accumulate, pairwise
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Regex, pre_tokenizers
+from tokenizers import Regex, normalizers, pre_tokenizers
 
 from ensue.tokenizers.spec import WORD_PATTERN
 
@@ -80,3 +80,37 @@ class WordSplitter:
             shadow[:128] = np.arange(128)
         self._shadow[points] = shadow
         self._known.add(block)
+
+
+class BertSplitter:
+    """A callable that splits text into words and signs as BERT's tokenizers do; spaces are lost.
+
+    What stands between spaces is asked of the library once: 2 million words in 1 s, not in 15.
+
+    Args:
+        lowercase: Whether letters are lower-cased, and lose their accents.
+    """
+
+    def __init__(self, lowercase: bool) -> None:
+        self._normalizer = normalizers.BertNormalizer(lowercase=lowercase)
+        self._splitter = pre_tokenizers.BertPreTokenizer()
+        self._known: dict[str, list[str]] = {}
+
+    def __call__(self, text: str) -> list[str]:
+        """Split ``text``, which has no surrogates."""
+        words: list[str] = []
+        if len(self._known) > _KNOWN:
+            self._known.clear()
+        for between in _BETWEEN_SPACES(text):
+            found = self._known.get(between)
+            if found is None:
+                clean = self._normalizer.normalize_str(between)
+                found = [word for word, _ in self._splitter.pre_tokenize_str(clean)]
+                if len(between) <= _KNOWN_LENGTH:
+                    self._known[between] = found
+            words += found
+        return words
+
+
+_BETWEEN_SPACES = re.compile(r"[^ \t\n\r]+").findall
+_KNOWN, _KNOWN_LENGTH = 300_000, 64

@@ -17,16 +17,20 @@ from tokenizers import models
 from ensue.errors import DataError
 from ensue.tokenizers.spec import (
     EOS,
+    INSIDE,
     KINDS,
     MAX_FILE_BYTES,
+    MAX_PIECED_CHARS,
+    PIECES,
     SUBWORD,
     UNK,
+    UNK_PIECE,
     Spec,
     byte_to_char,
     parse,
     to_json,
 )
-from ensue.tokenizers.split import WordSplitter
+from ensue.tokenizers.split import BertSplitter, WordSplitter
 
 Ids = NDArray[np.unsignedinteger[Any]]
 
@@ -53,7 +57,8 @@ class Tokenizer:
         self.kind: str = spec.kind
         self.vocab_size: int = spec.vocab_size
         self.eos_id: int = spec.eos_id
-        self.unk_id: int | None = spec.specials.get(UNK)
+        self.unk_id: int | None = spec.specials.get(spec.unk)
+        self.specials: dict[str, int] = dict(spec.specials)
         self.fingerprint: str = hashlib.sha256(self._json.encode()).hexdigest()
         self.dtype: type[np.uint16] | type[np.uint32] = (
             np.uint16 if self.vocab_size <= 1 << 16 else np.uint32
@@ -84,7 +89,7 @@ class Tokenizer:
             return self._encode_chars(text, len(data))
         if self.kind == "word":
             return self._encode_words(text)
-        return self._encode_subwords(text), 0
+        return self._encode_subwords(text)
 
     def unspeakable(self, vocab_size: int) -> frozenset[int]:
         """Give the ids that are no text: the unknown piece, and what pads a model's vocabulary.
@@ -113,7 +118,10 @@ class Tokenizer:
         return StreamDecoder(self._token_bytes)
 
     def token_text(self, id: int) -> str:
-        r"""Give a printable form of one token: ``·`` for a space, ``\xNN`` for a lone byte."""
+        r"""Give a printable form of one token: ``·`` for a space, ``\xNN`` for a lone byte.
+
+        Of word pieces it is the piece, with ``##`` where it goes on within a word.
+        """
         if id in self._names:
             return self._names[id]
         data = self._token_bytes[id]
@@ -136,7 +144,8 @@ class Tokenizer:
 
     @cached_property
     def _names(self) -> dict[int, str]:
-        return {id_: token for token, id_ in self._spec.specials.items()}
+        named = self._spec.vocab if self.kind == PIECES else self._spec.specials
+        return {id_: token for token, id_ in named.items()}
 
     @cached_property
     def _token_bytes(self) -> list[bytes]:
@@ -146,10 +155,13 @@ class Tokenizer:
         for token, id_ in self._spec.vocab.items():
             if byte_level and all(c in _BYTES for c in token):
                 table[id_] = bytes([_BYTES[c] for c in token])
+            elif self.kind == PIECES:
+                is_inside = token.startswith(INSIDE)
+                table[id_] = (token.removeprefix(INSIDE) if is_inside else f" {token}").encode()
             else:
                 table[id_] = token.encode()
         for token, id_ in self._spec.specials.items():
-            table[id_] = "\ufffd".encode() if token == UNK else b""
+            table[id_] = "\ufffd".encode() if token == self._spec.unk else b""
         return table
 
     @cached_property
@@ -184,7 +196,14 @@ class Tokenizer:
         ids: Ids = np.array([vocab.get(w, unknown) for w in words], dtype=self.dtype)
         return ids, len("".join([words[i] for i in np.flatnonzero(ids == unknown)]).encode())
 
-    def _encode_subwords(self, text: str) -> Ids:
+    @cached_property
+    def continues(self) -> NDArray[np.bool_]:
+        """Tell of each id whether it goes on within a word (word pieces)."""
+        found = np.zeros(self.vocab_size, dtype=np.bool_)
+        found[[i for token, i in self._spec.vocab.items() if token.startswith(INSIDE)]] = True
+        return found
+
+    def _encode_subwords(self, text: str) -> tuple[Ids, int]:
         words = self._split(text)
         missing = set(words).difference(self._words)
         if len(self._words) + len(missing) > _CACHED_WORDS:
@@ -193,22 +212,37 @@ class Tokenizer:
         keep = self._words if len(missing) < _CACHED_WORDS else {}
         long: dict[str, tuple[int, ...]] = {}
         for word in missing:
-            spelt = word.encode().decode("latin-1").translate(_STAND_INS)
+            spelt = word if self.kind == PIECES else word.encode().decode("latin-1")
+            if self.kind != PIECES:
+                spelt = spelt.translate(_STAND_INS)
             ids = tuple([token.id for token in self._model.tokenize(spelt)])
             (keep if len(word) <= _CACHED_WORD_LENGTH else long)[word] = ids
         # Only the words at hand: merging all that are remembered would cost 10 ms a call.
         table = {w: keep[w] for w in set(words) if w in keep} | long if long else keep
         find = table.__getitem__
         every: Ids = np.fromiter(chain.from_iterable(map(find, words)), dtype=self.dtype)
-        return every
+        if self.unk_id is None:
+            return every, 0
+        # Word pieces: a word that cannot be spelt is unknown as a whole, one id.
+        unknown = (self.unk_id,)
+        return every, sum(len(word.encode()) for word in words if find(word) == unknown)
 
     @cached_property
-    def _split(self) -> WordSplitter:
+    def _split(self) -> WordSplitter | BertSplitter:
+        if self.kind == PIECES:
+            return BertSplitter(self._spec.lowercase)
         return WordSplitter("bpe" if self.kind in SUBWORD else self.kind)
 
     @cached_property
-    def _model(self) -> models.BPE | models.Unigram:
+    def _model(self) -> models.BPE | models.Unigram | models.WordPiece:
         spec = self._spec
+        if self.kind == PIECES:
+            return models.WordPiece(
+                dict(spec.vocab),
+                unk_token=UNK_PIECE,
+                max_input_chars_per_word=MAX_PIECED_CHARS,
+                continuing_subword_prefix=INSIDE,
+            )
         if self.kind == "unigram":
             by_id = sorted(spec.vocab, key=spec.vocab.__getitem__)
             return models.Unigram(list(zip(by_id, spec.scores, strict=True)), None, False)
@@ -254,7 +288,7 @@ def load_tokenizer(path: str | os.PathLike[str]) -> Tokenizer:
         ) from None
     spec = parse(raw, name)
     tokenizer = Tokenizer(spec, raw.decode("utf-8"))
-    if spec.kind in SUBWORD:
+    if spec.kind in (*SUBWORD, PIECES):
         _try_library(tokenizer, name)
     return tokenizer
 

@@ -15,8 +15,19 @@ from tokenizers import Tokenizer as LibraryTokenizer
 from tokenizers import models, pre_tokenizers, trainers
 
 from ensue.errors import DataError, EnsueError, UsageError, nearest
-from ensue.tokenizers.spec import EOS, KINDS, SUBWORD, UNK, Spec, byte_to_char
-from ensue.tokenizers.split import WordSplitter
+from ensue.tokenizers.spec import (
+    EOS,
+    INSIDE,
+    KINDS,
+    MARKS,
+    PIECES,
+    SUBWORD,
+    UNK,
+    UNK_PIECE,
+    Spec,
+    byte_to_char,
+)
+from ensue.tokenizers.split import BertSplitter, WordSplitter
 from ensue.tokenizers.tokenizer import Tokenizer
 
 # A counted word costs about 110 bytes: 1.5 million are 165 MB. Pruned to words seen twice or more.
@@ -24,7 +35,10 @@ _MAX_COUNTED = 1_500_000
 _MAX_DIGEST = 1_000_000
 # Longer words (scripts without spaces, base64) are counted in parts, so that a count stays short.
 _MAX_WORD_CHARS = 64
-_DEFAULT_VOCAB = {"char": 16_384, "word": 16_384, "bpe": 4_096, "unigram": 4_096}
+_DEFAULT_VOCAB = {"char": 16_384, "word": 16_384}
+_DEFAULT_SUBWORDS = 4_096
+_ALPHABET = 1_000
+"""Letters that word pieces begin with, as of the published ones; rarer ones are unknown."""
 MAX_VOCAB = 1 << 20
 
 Progress = Callable[[int], None]
@@ -50,7 +64,8 @@ def train_tokenizer(
         raise UsageError(
             f"unknown tokenizer {kind!r}{nearest(kind, KINDS)}", f"Choose from: {', '.join(KINDS)}"
         )
-    smallest = {"byte": 0, "bpe": 257, "unigram": 257}.get(kind, 3)
+    is_pieces = kind.startswith(PIECES)
+    smallest = 64 if is_pieces else {"byte": 0, "bpe": 257, "unigram": 257}.get(kind, 3)
     if vocab_size and not smallest <= vocab_size <= MAX_VOCAB:
         raise UsageError(
             f"a vocabulary of {vocab_size:,} cannot be made for a {kind} tokenizer",
@@ -58,7 +73,7 @@ def train_tokenizer(
         )
     if kind == "byte":
         return Tokenizer(_byte_spec(kind, [], []))
-    size = vocab_size or _DEFAULT_VOCAB[kind]
+    size = vocab_size or _DEFAULT_VOCAB.get(kind, _DEFAULT_SUBWORDS)
     counts = _count(kind, texts, on_progress)
     if not counts:
         raise DataError("there is no text to learn a tokenizer from", "Give more text.")
@@ -66,14 +81,19 @@ def train_tokenizer(
         return Tokenizer(_learn_merges(counts, size))
     if kind == "unigram":
         return Tokenizer(_learn_pieces(counts, size))
+    if is_pieces:
+        return Tokenizer(_learn_word_pieces(counts, size, lowercase=kind == PIECES))
     return Tokenizer(_word_level_spec(kind, counts, size))
 
 
 def _count(kind: str, texts: Iterable[str], on_progress: Progress | None) -> Counter[str]:
     """Count words, or characters, forgetting the rarest words when there are too many."""
     counts: Counter[str] = Counter()
-    words = WordSplitter("bpe" if kind in SUBWORD else kind) if kind != "char" else None
-    split: Callable[[str], Iterable[str]] = words or list
+    split: Callable[[str], Iterable[str]] = list
+    if kind.startswith(PIECES):
+        split = BertSplitter(lowercase=kind == PIECES)
+    elif kind != "char":
+        split = WordSplitter("bpe" if kind in SUBWORD else kind)
     done, floor = 0, 1
     for text in texts:
         text = text.encode("utf-8", "replace").decode()  # lone surrogates become "?"
@@ -116,7 +136,7 @@ def _learn_merges(counts: Counter[str], size: int) -> Spec:
         initial_alphabet=list(byte_to_char().values()),
         show_progress=False,
     )
-    return _spec_of(_learn(models.BPE(), trainer, counts))
+    return _spec_of(_learn(models.BPE(), trainer, _spelt_in_bytes(counts)))
 
 
 def _learn_pieces(counts: Counter[str], size: int) -> Spec:
@@ -125,7 +145,8 @@ def _learn_pieces(counts: Counter[str], size: int) -> Spec:
     trainer = trainers.UnigramTrainer(
         vocab_size=size - 1, initial_alphabet=alphabet, special_tokens=[], show_progress=False
     )
-    learnt = dict(json.loads(_learn(models.Unigram(), trainer, counts))["model"]["vocab"])
+    found = json.loads(_learn(models.Unigram(), trainer, _spelt_in_bytes(counts)))
+    learnt = dict(found["model"]["vocab"])
     # Bytes by value, as of the other kinds; one that the text has not is as improbable as can be.
     least = min(learnt.values()) - 10
     words = sorted((w for w in learnt if w not in alphabet), key=lambda w: (-learnt[w], w))
@@ -133,6 +154,35 @@ def _learn_pieces(counts: Counter[str], size: int) -> Spec:
     scores = [min(0.0, learnt.get(piece, least)) for piece in pieces]
     vocab = {token: i for i, token in enumerate(pieces)}
     return Spec(kind="unigram", vocab=vocab, scores=scores, specials={EOS: len(vocab)})
+
+
+def _learn_word_pieces(counts: Counter[str], size: int, lowercase: bool) -> Spec:
+    """Learn word pieces: ids 0-4 are the marks, then letters, then pieces as they were learnt.
+
+    The library numbers letters as it meets them, which is never the same twice, and breaks ties by
+    these numbers: so it is given them.
+    """
+    letters: Counter[str] = Counter()
+    for word, count in counts.items():
+        letters.update({letter: count for letter in word})
+    kept = {*_by_frequency(letters)[:_ALPHABET]}
+    known = Counter({w: n for w, n in _in_order(counts).items() if kept.issuperset(w)})
+    first = {word[0] for word in known}
+    inside = {INSIDE + letter for word in known for letter in word[1:]}
+    single = [*sorted(first), *sorted(inside)]
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=max(size - len(MARKS), len(single)),
+        min_frequency=2,
+        special_tokens=single,
+        continuing_subword_prefix=INSIDE,
+        show_progress=False,
+    )
+    learnt = json.loads(_learn(models.WordPiece(unk_token=UNK_PIECE), trainer, known))
+    found: dict[str, int] = learnt["model"]["vocab"]
+    words = sorted(found, key=found.__getitem__)
+    vocab = {token: i for i, token in enumerate([*MARKS, *words])}
+    specials = {mark: vocab[mark] for mark in MARKS}
+    return Spec(kind=PIECES, vocab=vocab, specials=specials, lowercase=lowercase)
 
 
 def _learn(model: models.Model, trainer: Any, counts: Counter[str]) -> str:
@@ -157,15 +207,24 @@ def _spec_of(learnt: str) -> Spec:
     return _byte_spec("bpe", merges, words)
 
 
+def _in_order(counts: Counter[str]) -> Counter[str]:
+    return Counter({word: counts[word] for word in _by_frequency(counts)})
+
+
+def _spelt_in_bytes(counts: Counter[str]) -> Counter[str]:
+    """Spell words in GPT-2's stand-ins for bytes, among which there is no white space."""
+    stand_ins = str.maketrans(byte_to_char())
+    ordered = _in_order(counts).items()
+    return Counter({w.encode().decode("latin-1").translate(stand_ins): n for w, n in ordered})
+
+
 def _digest(counts: Counter[str]) -> Iterator[str]:
     """Give each word as often as its share of the text asks, rarest left out when there are many.
 
-    The words are spelt in GPT-2's stand-ins for bytes, among which there is no white space.
+    No word has white space in it.
     """
-    stand_ins = str.maketrans(byte_to_char())
     scale = min(1.0, _MAX_DIGEST / counts.total())
-    for word in _by_frequency(counts):
-        times = round(counts[word] * scale)
-        spelt = word.encode().decode("latin-1").translate(stand_ins)
+    for word, count in counts.items():
+        times = round(count * scale)
         for start in range(0, times, 1000):
-            yield " ".join([spelt] * min(1000, times - start))
+            yield " ".join([word] * min(1000, times - start))

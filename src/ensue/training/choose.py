@@ -52,6 +52,7 @@ class Chooser:
     env: Env
     tracker: Tracker
     begun: float
+    asked: RunConfig[Any] | None = None
 
     def __post_init__(self) -> None:
         self.machine = Machine.here(self.env.device, self.env.world_size)
@@ -263,7 +264,7 @@ class Chooser:
         most = config.train.final_eval_tokens or max(2 * config.train.eval_tokens, targets // 8)
         ends_early = config.steps == self.most_steps(config)
         return Plan(
-            request=config_to_dict(self.config),
+            request=config_to_dict(self.asked or self.config),
             config=config,
             corpus=self.material.fingerprint,
             valid_text=self.material.valid_text,
@@ -289,21 +290,23 @@ def choose(
     env: Env,
     tracker: Tracker,
     begun: float,
+    asked: RunConfig[Any] | None = None,
 ) -> Plan:
     """Turn a request into a plan.
 
     Args:
-        config: The request.
+        config: The request; of a run that begins with another's weights, its shape is filled in.
         material: What it is to learn from.
         run: The run folder; nothing is written to it here.
         env: This process.
         tracker: Hears what was chosen.
         begun: `time.monotonic` at the start of the command, from which a time budget counts.
+        asked: The request as it was given; None: the same.
 
     Raises:
         UsageError: The budget is too small to train anything.
     """
-    chooser = Chooser(config, material, run, env, tracker, begun)
+    chooser = Chooser(config, material, run, env, tracker, begun, asked)
     tracker.progress("measuring this machine", 0, 0)
     shaped = chooser.choose_size()
     chooser.check_possible(shaped)

@@ -47,6 +47,9 @@ class TrainConfig:
     """After the warm-up: linear or cosine (to zero), inverse_sqrt, or constant (no decay)."""
     warmup_steps: int = 0
     """Updates over which the learning rate rises from zero."""
+    layer_decay: float = 1.0
+    """Each layer learns at so much of the rate of the one above it, for a model that begins with
+    weights which know something (--from); above 0; 1: all alike."""
     weight_decay: float = 0.1
     """Decoupled decay of matrices, as a share of the learning rate."""
     beta1: float = 0.9
@@ -105,6 +108,8 @@ class TrainConfig:
         for name in ("beta1", "beta2", "momentum", "average", "label_smoothing", "word_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise UsageError(f"train.{name} is {getattr(self, name)}: it lies in [0, 1)")
+        if not 0 < self.layer_decay <= 1:
+            raise UsageError(f"train.layer_decay is {self.layer_decay}: it lies in (0, 1]")
         micro, rows = self.micro_batch_size, self.global_batch_size
         if micro < 0 or rows < 0 or (micro and rows % micro):
             raise UsageError(
@@ -118,12 +123,16 @@ class RunConfig(Generic[M]):
     """One training run: data, model, and how long."""
 
     task: str = "lm"
-    """What is learnt: lm (to continue text), translate (to write one sequence, given another), chat
-    (to answer), classify (to name the class of a text) or pictures (to name what they show)."""
+    """What is learnt: lm (to continue text), mlm (to fill in masked words), translate (to write one
+    sequence, given another), chat (to answer), classify (to name the class of a text) or pictures
+    (to name what they show)."""
     data: Any
     """What is read; its class is the task's."""
     model: M
     """Shape of the model."""
+    start: str = ""
+    """Begin with the weights of this run, with its shape and tokenizer: of the same model, on other
+    data or for another task; bert learns to fill in first, then from labels."""
     size: str = ""
     """xs, s, m or l: one dial for the model's shape; empty: chosen for the budget."""
     budget: str = ""

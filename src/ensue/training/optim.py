@@ -40,9 +40,14 @@ class Optimizer:
         else:
             self.matrices = Muon(matrices, config.momentum, config.weight_decay)
         self.names = {id(p): n for n, p in rest.items()}
+        shares = layer_shares(model, config.layer_decay)
+        self.matrices.shares = shares
+        alike: dict[tuple[float, bool], list[nn.Parameter]] = defaultdict(list)
+        for name, p in rest.items():
+            alike[shares[name], p.ndim >= 2].append(p)
         groups: list[dict[str, Any]] = [
-            {"params": [p for p in rest.values() if p.ndim >= 2]},
-            {"params": [p for p in rest.values() if p.ndim < 2], "weight_decay": 0.0},
+            {"params": found, "share": share} | ({} if is_matrix else {"weight_decay": 0.0})
+            for (share, is_matrix), found in alike.items()
         ]
         self.adamw = torch.optim.AdamW(
             groups,
@@ -60,7 +65,7 @@ class Optimizer:
     def step(self, lr: float, matrix_lr: float) -> None:
         """Move every parameter by its gradient: matrices at the second rate, others by AdamW."""
         for group in self.adamw.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group["share"]
         self.adamw.step()
         self.matrices.step(matrix_lr)
 
@@ -86,14 +91,16 @@ class Momentum:
         self.momentum = {name: torch.zeros_like(p) for name, p in matrices.items()}
         self.beta = momentum
         self.weight_decay = weight_decay
+        self.shares = dict.fromkeys(matrices, 1.0)
 
     @torch.no_grad()
     def step(self, lr: float) -> None:
         """Move every matrix by the mean of its last gradients."""
         for name, p in self.matrices.items():
             if p.grad is not None:
+                rate = lr * self.shares[name]
                 self.momentum[name].lerp_(p.grad, 1 - self.beta)
-                p.mul_(1 - lr * self.weight_decay).add_(self.momentum[name], alpha=-lr)
+                p.mul_(1 - rate * self.weight_decay).add_(self.momentum[name], alpha=-rate)
 
 
 class Muon(Momentum):
@@ -112,7 +119,7 @@ class Muon(Momentum):
     @torch.no_grad()
     def step(self, lr: float) -> None:
         """Move every matrix by its orthogonalised momentum (Nesterov's form)."""
-        alike: dict[tuple[int, ...], list[tuple[nn.Parameter, Tensor]]] = defaultdict(list)
+        alike: dict[tuple[int, ...], list[tuple[nn.Parameter, Tensor, float]]] = defaultdict(list)
         for name, p in self.matrices.items():
             if p.grad is None:
                 continue
@@ -121,16 +128,16 @@ class Muon(Momentum):
             update = p.grad.lerp(momentum, self.beta)
             whole = update.full_tensor() if isinstance(update, DTensor) else update
             blocks = _squares(whole)
-            alike[tuple(blocks.shape[1:])].append((p, blocks))
+            alike[tuple(blocks.shape[1:])].append((p, blocks, lr * self.shares[name]))
         for members in alike.values():
-            turned = orthogonalise(torch.cat([blocks for _, blocks in members]))
-            sizes = [len(blocks) for _, blocks in members]
-            for (p, _), blocks in zip(members, turned.split(sizes), strict=True):
-                p.mul_(1 - lr * self.weight_decay)
+            turned = orthogonalise(torch.cat([blocks for _, blocks, _ in members]))
+            sizes = [len(blocks) for _, blocks, _ in members]
+            for (p, _, rate), blocks in zip(members, turned.split(sizes), strict=True):
+                p.mul_(1 - rate * self.weight_decay)
                 # k squares beside or above each other have together a norm of sqrt(k).
                 rows, columns = p.shape
                 factor = (max(1.0, rows / columns) / len(blocks)) ** 0.5
-                p.add_(_like(_unsquares(blocks, p.shape), p), alpha=-lr * factor)
+                p.add_(_like(_unsquares(blocks, p.shape), p), alpha=-rate * factor)
 
 
 def usual_rates(train: TrainConfig, factor: float = 1.0, optimizer: str = "muon") -> TrainConfig:
@@ -149,6 +156,26 @@ def usual_rates(train: TrainConfig, factor: float = 1.0, optimizer: str = "muon"
     if train.optimizer == "sgd":
         return replace(train, lr=train.lr or 3e-3, matrix_lr=train.matrix_lr or factor * 10.0)
     return replace(train, lr=train.lr or factor * 0.015, matrix_lr=train.matrix_lr or factor * 0.02)
+
+
+def layer_shares(model: nn.Module, decay: float) -> dict[str, float]:
+    """Give each parameter's share of the learning rate: 1 at the top, less with each layer below.
+
+    What comes before the layers (embeddings) is one below the first of them, what comes after them
+    the top. Reference: Howard & Ruder 2018, arXiv:1801.06146, section 3.2.
+    """
+    names = [name for name, _ in model.named_parameters()]
+    stacks = [(n, len(m)) for n, m in model.named_modules() if isinstance(m, nn.ModuleList)]
+    shares, behind = {}, False
+    for name in names:
+        within = next((s for s in stacks if name.startswith(f"{s[0]}.")), None)
+        behind = behind or within is not None
+        depth = 0 if behind else max((count for _, count in stacks), default=0) + 1
+        if within is not None:
+            stack, count = within
+            depth = count - int(name.removeprefix(f"{stack}.").split(".")[0])
+        shares[name] = decay**depth
+    return shares
 
 
 def hidden_matrices(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:

@@ -78,6 +78,8 @@ class Plan:
     """Where it was made."""
     version: str = __version__
     """Of ensue."""
+    start: str = ""
+    """SHA-256 of the weights that it begins with; empty: they are drawn."""
     notes: tuple[str, ...] = ()
     """What was guessed, chosen and skipped, for the model card."""
 

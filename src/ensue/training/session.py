@@ -5,7 +5,7 @@ The same call again finds the plan and goes on; a changed request is refused wit
 
 import time
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from ensue.tasks.measures import TEMPERATURE
 from ensue.tasks.task import Material
 from ensue.testing import check_custom
 from ensue.tokenizers import Tokenizer, load_tokenizer
+from ensue.training.checkpoint import newest_checkpoint
 from ensue.training.choose import choose
 from ensue.training.config import RunConfig, config_to_dict
 from ensue.training.loop import Loop, Result
@@ -33,7 +34,7 @@ from ensue.training.tracking import Tracker
 from ensue.views.card import write_card
 from ensue.views.report import write_report
 from ensue.views.text import command, use_command
-from ensue.weights import load_weights, save_weights
+from ensue.weights import load_weights, save_weights, weights_digest
 
 SAMPLES, SAMPLE_TOKENS = 2, 150
 
@@ -95,8 +96,10 @@ def _train(config: RunConfig[Any], run: Run, env: Env, tracker: Tracker, begun: 
             return run
     else:
         check_custom(config.model)
-        material = read_data(config, env, tracker)
-        plan = choose(config, material, run, env, tracker, begun)
+        filled, start = inherited(config)
+        material = read_data(filled, env, tracker)
+        plan = choose(filled, material, run, env, tracker, begun, config)
+        plan = replace(plan, start=start)
         if env.rank == 0:
             material.save(run.path, plan.config.model)
             plan.write(run)
@@ -118,6 +121,76 @@ def _same_plan(run: Run, config: RunConfig[Any]) -> Plan:
             "Repeat the old command to go on, or train into another folder with --out.",
         )
     return replace(plan, config=frozen(plan.config, run))
+
+
+def inherited(config: RunConfig[Any]) -> tuple[RunConfig[Any], str]:
+    """Take from the run that a request begins with what the request leaves open.
+
+    Returns:
+        The request with that run's shape and tokenizers, and the digest of its weights; where it
+        begins with none, the request as it is, and nothing.
+
+    Raises:
+        RunError: That run is missing, unfinished or damaged.
+        UsageError: It is of another model, or another shape is asked for.
+    """
+    if not config.start:
+        return config, ""
+    if config.size:
+        raise UsageError(
+            f"size {config.size!r} is asked for, and a run to begin with, whose shape is taken",
+            "Leave out --size.",
+        )
+    run, plan = open_run(config.start)
+    theirs, ours = plan.config.model, config.model
+    step = step_of(ours)
+    if step_of(theirs).name != step.name:
+        raise UsageError(
+            f"{run.path} is of the model {step_of(theirs).title}, and {step.title} is asked for",
+            f"Begin with its weights: --model {step_of(theirs).name}",
+        )
+    opened, values = {f.name: f.default for f in fields(ours)}, {}
+    for name in {f.name for f in fields(theirs)} & {*opened} - NOT_INHERITED:
+        asked, value = getattr(ours, name), getattr(theirs, name)
+        if asked not in (opened[name], value):
+            raise UsageError(
+                f"model.{name} is {asked}, and {value} in {run.path}, whose weights are asked for",
+                f"Leave out --model.{name.replace('_', '-')}.",
+            )
+        values[name] = value
+    digest = weights_digest(run)
+    kind = find_kind(config.task)
+    data = kind.frozen(config.data, run.path.resolve())
+    model = replace(ours, **values)
+    return replace(config, data=data, model=model, size=plan.config.size), digest
+
+
+NOT_INHERITED = {"classes", "dropout", "next_sentence"}
+"""What a run that begins with another's weights may have otherwise."""
+
+
+def begin_with(model: torch.nn.Module, plan: Plan, tracker: Tracker) -> None:
+    """Put the weights of the run that a plan begins with in the place of those just drawn.
+
+    What that run has not, or in another shape (the head, of other classes), stays as drawn.
+
+    Raises:
+        RunError: The run is gone, or has other weights by now.
+    """
+    run = Run.open(plan.config.start)
+    if weights_digest(run) != plan.start:
+        raise RunError(
+            f"{run.path} has other weights than when this run was begun",
+            "Put the old ones back, or train into another folder with --out.",
+        )
+    weights, own = load_weights(run)[0], dict(model.named_parameters())
+    known = {n for n, p in own.items() if n in weights and weights[n].shape == p.shape}
+    with torch.no_grad():
+        for name in known:
+            own[name].copy_(weights[name])
+    drawn = sorted({name.rpartition(".")[0] or name for name in own.keys() - known})
+    anew = f"; drawn anew: {', '.join(drawn[:4])}" if drawn else ""
+    tracker.notice(f"{len(known)} of {len(own)} weights are those of {run.path}{anew}")
 
 
 def _compare_machines(plan: Plan, env: Env, tracker: Tracker) -> None:
@@ -227,6 +300,8 @@ def _fit(
     config = plan.config
     torch.set_num_threads(config.train.threads)
     model = build(plan, env)
+    if plan.start and newest_checkpoint(run.checkpoints_dir)[0] is None:
+        begin_with(model, plan, tracker)
     task = material.task(config, env.device)
     loop = Loop(plan, model, task, run, env, tracker)
     torch.manual_seed(config.seed + 1 + env.rank)  # dropout: each process its own

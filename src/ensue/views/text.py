@@ -173,7 +173,7 @@ def protocol(plan: Mapping[str, Any], score: Mapping[str, Any]) -> str:
         whole, text, how = "Every byte of the targets", "pairs", "each target given its source"
     if part(plan, "config").get("task") == "chat":
         whole, text, how = "Every byte of the replies", "replies", "each reply given its context"
-    if part(plan, "config").get("task") in ("classify", "pictures"):
+    if part(plan, "config").get("task") in ("classify", "pictures", "mlm"):
         return _protocol_of_labels(plan, score)
     what = f"An evenly spread sample of the {text}" if score.get("sampled") else whole
     words = [f"{what} was scored once, {how}; what the tokenizer"]
@@ -187,7 +187,8 @@ def protocol(plan: Mapping[str, Any], score: Mapping[str, Any]) -> str:
 def _protocol_of_labels(plan: Mapping[str, Any], score: Mapping[str, Any]) -> str:
     which = "An evenly spread sample of them was" if score.get("sampled") else "All were"
     count = f"{score.get('targets', 0):,} {kind_of(plan).target}s"
-    words = [f"{which} scored once, as they are: {count}, SHA-256"]
+    as_what = "always masked alike" if kind_of(plan).name == "mlm" else "as they are"
+    words = [f"{which} scored once, {as_what}: {count}, SHA-256"]
     words.append(_short_hash(score.get("fingerprint") or plan.get("valid_text")))
     if score.get("calibration") is not None:
         words.append(

@@ -1,0 +1,149 @@
+"""Rows of a text of which some words are masked: what BERT learns from.
+
+A row is a piece of one document, no longer than the model's context, between [CLS] and [SEP]. What
+is masked in it is drawn anew each time that it is read, by whole words: a pure function of a seed
+and of how many rows were read before. Of the pieces chosen, 80 % become [MASK], 10 % any other
+piece, and 10 % stay as they are: so every place has to be understood, masked or not.
+
+Reference: Devlin et al. 2019, section 3.1; whole words: the same authors' repository, 2019; anew
+each time: Liu et al. 2019, arXiv:1907.11692, section 4.1.
+"""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ensue.data.corpus import DataConfig
+from ensue.data.order import random_shares
+from ensue.errors import UsageError
+
+KINDS = ("auto", "wordpiece", "wordpiece-cased")
+VOCABULARIES = (
+    (300_000, 1024),
+    (3_000_000, 4096),
+    (30_000_000, 8192),
+    (300_000_000, 16_384),
+)
+"""Below so many bytes of text, so many pieces; above, as many as the published models have."""
+PUBLISHED = 30_522
+KEPT, SWAPPED = 0.1, 0.1
+"""Of what is chosen, the share that stays, and the share that becomes another piece."""
+NOT_ASKED = -1
+"""Stands in the place of a target where nothing is asked."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskedConfig(DataConfig):
+    """Which text, how it becomes pieces, and what is masked."""
+
+    kinds: ClassVar[tuple[str, ...]] = KINDS
+
+    tokenizer: str = "auto"
+    """auto or wordpiece (lower-cased, without accents), wordpiece-cased, or the path of a
+    tokenizer.json that has [MASK] (BERT's)."""
+    mask_fraction: float = 0.15
+    """Share of the pieces that are asked for; above 0 and below 1."""
+    whole_words: bool = True
+    """Mask all pieces of a word, or each by itself."""
+    next_sentence: bool = False
+    """Ask too whether the second half of a row followed the first, or stands elsewhere."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.mask_fraction < 1:
+            raise UsageError(
+                f"data.mask_fraction is {self.mask_fraction}; it must lie between 0 and 1",
+                "As published: --mask-fraction 0.15",
+            )
+
+    def chosen(self, num_bytes: int, num_chars_distinct: int) -> tuple[str, int]:
+        """Choose by the amount of text."""
+        return pieces_for(num_bytes)
+
+
+def pieces_for(num_bytes: int) -> tuple[str, int]:
+    """Choose a kind of tokenizer, and how many pieces it has, for so much text."""
+    sizes = (size for limit, size in VOCABULARIES if num_bytes < limit)
+    return KINDS[1], next(sizes, PUBLISHED)
+
+
+@dataclass(frozen=True)
+class Marks:
+    """Ids that are no text, and which ids go on within a word."""
+
+    cls: int
+    sep: int
+    mask: int
+    pad: int
+    first: int
+    """The first id that is text."""
+    continues: NDArray[np.bool_]
+    """Of each id."""
+
+
+class Pieces(NamedTuple):
+    """Where the rows of a stream begin, and how many ids of it each has."""
+
+    starts: NDArray[np.int64]
+    lengths: NDArray[np.int64]
+
+
+def rows_of(ids: NDArray[Any], end: int, most: int) -> Pieces:
+    """Cut the documents of a stream into rows.
+
+    Args:
+        ids: Documents, each between two ends.
+        end: The id that stands there.
+        most: Ids of a row.
+
+    Returns:
+        Rows of at most so many ids: those of one document of about equal length.
+    """
+    ends = np.flatnonzero(ids == end)
+    starts, sizes = ends[:-1] + 1, np.diff(ends) - 1
+    starts, sizes = starts[sizes > 0], sizes[sizes > 0]
+    parts = -(-sizes // most)  # of each document
+    part = np.arange(parts.sum()) - np.repeat(np.cumsum(parts) - parts, parts)
+    size, count = np.repeat(sizes, parts), np.repeat(parts, parts)
+    edges = part * size // count, (part + 1) * size // count
+    return Pieces(np.repeat(starts, parts) + edges[0], edges[1] - edges[0])
+
+
+class Masked(NamedTuple):
+    """Rows as a model is shown them, and what it is asked."""
+
+    ids: NDArray[np.int64]
+    """(B, T)."""
+    targets: NDArray[np.int64]
+    """(B, T): what stood there; `NOT_ASKED` elsewhere."""
+
+
+def mask(
+    ids: NDArray[np.int64], config: MaskedConfig, marks: Marks, seed: int, first: int
+) -> Masked:
+    """Mask some of the words of rows: of each at least one.
+
+    Args:
+        ids: (B, T), [CLS] first, padded.
+        config: How many, and whether as whole words.
+        marks: Of the tokenizer.
+        seed: Another seed masks other words.
+        first: Rows that were masked before these: numbers the draws.
+    """
+    rows, steps = ids.shape
+    inside = ids >= marks.first
+    begins = inside & ~marks.continues[ids] if config.whole_words else inside
+    begins[:, 1] = inside[:, 1]  # a row may begin within a word
+    word = np.cumsum(begins, axis=1)
+    shares = random_shares(seed, first, rows, 3 * steps)
+    drawn = np.take_along_axis(shares[:, :steps], np.minimum(word, steps - 1), axis=1)
+    drawn = np.where(inside, drawn, np.float32(2))
+    least = np.maximum(np.float32(config.mask_fraction), drawn.min(axis=1))
+    chosen = inside & (drawn <= least[:, None])
+    how, other = shares[:, steps : 2 * steps], shares[:, 2 * steps :]
+    pieces = len(marks.continues) - marks.first
+    swapped = marks.first + np.minimum((other * pieces).astype(np.int64), pieces - 1)
+    shown = np.where(how < 1 - KEPT - SWAPPED, marks.mask, np.where(how < 1 - KEPT, swapped, ids))
+    return Masked(np.where(chosen, shown, ids), np.where(chosen, ids, NOT_ASKED))
