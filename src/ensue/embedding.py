@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
@@ -20,6 +20,7 @@ class Embedded:
     """What a reader should know."""
 
 
+@runtime_checkable
 class Embedder(Protocol):
     """What turns lines into vectors: a `Translator`, a `MaskFiller`."""
 

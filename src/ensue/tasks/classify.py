@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -77,6 +77,7 @@ Learnt = NDArray[np.float32] | Tokenizer | None
 pieces the tokenizer, of words nothing."""
 
 
+@runtime_checkable
 class TextRows(Protocol):
     """Texts, ready to be shown to a model."""
 
