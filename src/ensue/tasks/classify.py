@@ -27,6 +27,7 @@ from ensue.data.words import (
     bag_batch,
     document_frequency,
     read_words,
+    spread_bag,
     word_batch,
 )
 from ensue.decoding.engine import evaluating
@@ -99,6 +100,14 @@ class TextRows:
         batch = word_batch(self.words, self.table, places)
         ids = batch.ids if dropped is None else np.where(dropped, 0, batch.ids)
         return Words(*map(torch.from_numpy, (ids, batch.length, batch.grams)))
+
+    def tokens(self, row: int) -> list[str]:
+        """Give what a model reads of a text one by one: its words."""
+        return [self.words.vocabulary[word] for word in self.words.row(row)]
+
+    def spread(self, row: int, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Share out what is said of each n-gram of a text's bag among its words."""
+        return spread_bag(self.words, self.table, row, self.buckets, values)
 
 
 def table_of(words: WordRows, model: Any) -> GramTable:
