@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from ensue.errors import UsageError
 from ensue.nn.attention import Groups, SelfAttention
-from ensue.nn.capture import is_captured
+from ensue.nn.capture import is_captured, tap
 from ensue.nn.dropout import Dropout
 from ensue.nn.linear import Linear, empty_embedding, linear
 from ensue.nn.shape import check_shape
@@ -236,7 +236,9 @@ class Bert(nn.Module):
         mask: Bool[Tensor, "B T"] | Groups,
     ) -> Float[Tensor, "*n D"]:
         where = self.position_embedding(positions) + self.segment_embedding(segments)
-        x = self.dropout(self.norm(self.token_embedding(tokens) + where))
+        vectors = self.token_embedding(tokens)
+        tap(self, "vectors", vectors)
+        x = self.dropout(self.norm(vectors + where))
         for layer in self.layers:
             x = layer(x, mask)
         return x
