@@ -353,6 +353,7 @@ def test_json_holds_the_numbers(
     assert len(values["tokens"]) == len(values["speaks"]) == 20
     assert values["files"][0] == str(tmp_path / "look.html")
     assert values["notices"] == ["read up to its word 20"]
+    assert values["text"] == " ".join(text.split()[:20]) + " …"
     assert "read up to its word 20" in caught.err
 
 

@@ -76,6 +76,12 @@ class TextLook:
     """How it was measured what speaks for the answer, in words."""
 
     @property
+    def text(self) -> str:
+        """What was read of the text, made visible: a file of megabytes would be a page of them."""
+        source = self.answer.source
+        return f"{' '.join(self.tokens)} …" if self.answer.notices else visible(source)
+
+    @property
     def drawn(self) -> slice:
         """Words that the pictures show: those in a row that speak the most."""
         return _loudest(self.speaks)
@@ -103,7 +109,7 @@ class TextLook:
         """Give all numbers but the maps as plain values."""
         return {
             "title": self.title,
-            "text": visible(self.answer.source),
+            "text": self.text,
             "top": [{"label": label, "confidence": c} for label, c in self.answer.top],
             "tokens": list(self.tokens),
             "speaks": self.speaks.tolist(),
@@ -121,7 +127,7 @@ class TextLook:
         }
         content = look_page(
             self.title,
-            [self.answer.source],
+            [self.text],
             self.notices,
             found,
             self.pictures,
