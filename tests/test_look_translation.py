@@ -145,7 +145,10 @@ def test_without_attention_the_vector_is_shown_and_that_is_said() -> None:
     assert shown.source is not None
     assert heat.values.flatten() == pytest.approx(shown.source.vector)
     names = [p.name for p in seen("seq2seq_attention").pictures]
-    assert names == ["alignment", "surprise", "gates", "memory-c"]
+    assert names == [
+        *("alignment", "surprise", "gates", "memory-c"),
+        *("source-gates", "source-memory-c"),
+    ]
 
 
 def test_every_layer_of_the_transformer_has_its_picture() -> None:

@@ -136,7 +136,7 @@ def test_commands_on_dialogues_work(
 
 def test_commands_on_labelled_texts_work(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
     commands = [c for c in COMMANDS if "runs/reviews" in c]
-    assert len(commands) == 6
+    assert len(commands) == 7
     for command in commands:
         words = shlex.split(command)[1:]
         small = [*SMALL, "--test-fraction", "0.1"] if words[0] == "train" else []

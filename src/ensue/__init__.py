@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from ensue.picture_look import look_at_picture
     from ensue.probes import recall
     from ensue.testing import check_laws
+    from ensue.text_look import look_at_text
     from ensue.vectors import look_at_vectors
 
 __version__ = "0.1.0"
@@ -52,6 +53,7 @@ _HOMES = {
     "load_translator": "ensue.api",
     "look": "ensue.inspection",
     "look_at_picture": "ensue.picture_look",
+    "look_at_text": "ensue.text_look",
     "look_at_vectors": "ensue.vectors",
     "measure_alignment": "ensue.alignment",
     "recall": "ensue.probes",
@@ -77,6 +79,7 @@ __all__ = [
     "load_translator",
     "look",
     "look_at_picture",
+    "look_at_text",
     "look_at_vectors",
     "measure_alignment",
     "recall",

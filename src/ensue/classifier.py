@@ -171,7 +171,7 @@ class TextClassifier(Classifier):
         texts, together = iter(texts), FIRST_TEXTS
         while chunk := list(islice(texts, together)):
             together = min(2 * together, CHUNK_TEXTS)
-            rows = self._rows(chunk)
+            rows = self.rows(chunk)
             said = [
                 (
                     (f"read up to its {rows.unit} {count:,}",) if i in rows.cut else (),
@@ -185,9 +185,10 @@ class TextClassifier(Classifier):
     def logits(self, split: TextSplit) -> Float[Tensor, "B C"]:
         """Read a labelled split."""
         every = np.arange(len(split))
-        return text_logits(self.model, self._rows(split.texts), every, torch.device("cpu"))
+        return text_logits(self.model, self.rows(split.texts), every, torch.device("cpu"))
 
-    def _rows(self, texts: Sequence[str]) -> TextRows:
+    def rows(self, texts: Sequence[str]) -> TextRows:
+        """Make texts ready for the model."""
         return text_rows(texts, self.reading, self.model.config, self.learnt)
 
 

@@ -29,7 +29,7 @@ from ensue import __version__
 from ensue.decoding.engine import device_of, evaluating
 from ensue.errors import UsageError
 from ensue.models.custom import allow
-from ensue.nn.capture import capture
+from ensue.nn.capture import Maps, capture
 from ensue.runs import Run
 from ensue.tasks.translate import translator_of
 from ensue.tokenizers import Tokenizer
@@ -37,12 +37,15 @@ from ensue.training.session import load_model, open_run, require_task
 from ensue.translator import Search, Translator
 from ensue.views.looks import (
     ALIGNED,
+    INSIDES,
     SHOWN,
+    WAYS,
     Position,
     Source,
     fits,
     look_page,
     pictures,
+    surprise_facts,
     write_pictures,
 )
 from ensue.views.pictures import Picture
@@ -127,9 +130,8 @@ class Look:
 
     def _page(self) -> str:
         texts = [self.source.text, self.text] if self.source else [self.text]
-        return look_page(
-            self.title, texts, self.notices, self.positions, self.pictures, __version__
-        )
+        found = surprise_facts(self.positions)
+        return look_page(self.title, texts, self.notices, found, self.pictures, __version__)
 
     def _repr_html_(self) -> str:
         # In a frame: the page's style would else repaint the notebook around it.
@@ -199,7 +201,7 @@ def look_at(model: Any, tokenizer: Tokenizer, text: str, name: str = "") -> Look
         distances = influence(model, tokens)
     if distances is None:
         notices.append(NO_DISTANCE)
-    shown = {name: _whole(tensors) for name, tensors in maps.items()}
+    shown = whole(maps)
     sizes = {"T": len(read)}
     notices += [_undrawn(n, m, len(read)) for n, m in shown.items() if not fits(n, m, sizes)]
     return Look(
@@ -249,7 +251,7 @@ def look_at_translation(
         text=translator.src_tokenizer.decode(src),
         tokens=(*spelt, "(end)"),
         vector=memory.vector[0].float().cpu().numpy(),
-        maps={name: _whole(tensors) for name, tensors in source_maps.items()},
+        maps=whole(source_maps),
     )
     notices += _notices_of(source, len(read), maps)
     return Look(
@@ -259,7 +261,7 @@ def look_at_translation(
         positions=_positions(logprobs.cpu(), [*tgt, tokenizer.eos_id], tokenizer, "(end)"),
         by_distance=(),
         reach=None,
-        maps={name: _whole(tensors) for name, tensors in maps.items()},
+        maps=whole(maps),
         notices=tuple(notices),
         source=source,
     )
@@ -361,12 +363,20 @@ def _spelt(tokenizer: Tokenizer, token: int, mark: str) -> str:
     return mark if token == tokenizer.eos_id else tokenizer.token_text(token)
 
 
-def _whole(shown: list[Tensor]) -> Float[np.ndarray, "..."]:
-    """Put what one tap showed together: of a layer that goes step by step one tensor a step."""
-    tensors = [tensor[0] if tensor.ndim else tensor for tensor in shown]
-    alike = len({tensor.shape for tensor in tensors}) == 1
-    joined = torch.stack(tensors) if len(tensors) > 1 and alike else tensors[0]
-    return joined.float().cpu().numpy()
+def whole(maps: Maps) -> dict[str, Float[np.ndarray, "..."]]:
+    """Put what each tap showed of the first row together, in the order of the text."""
+    found = {}
+    for name, shown in maps.items():
+        tensors = [tensor[0] if tensor.ndim else tensor for tensor in shown]
+        alike = len({tensor.shape for tensor in tensors}) == 1
+        # Of a layer that goes step by step there is one tensor a step.
+        joined = torch.stack(tensors) if len(tensors) > 1 and alike else tensors[0]
+        part, _, kind = name.rpartition("/")
+        shape, _ = INSIDES.get(kind, ((), None))
+        if shape[:1] == ("T",) and WAYS[1] in part.split("."):
+            joined = joined.flip(0)
+        found[name] = joined.float().cpu().numpy()
+    return found
 
 
 def influence(model: Any, tokens: Int[Tensor, "1 T"]) -> Float[Tensor, " T"] | None:

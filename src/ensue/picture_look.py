@@ -20,9 +20,10 @@ from ensue.classification import load_classifier
 from ensue.classifier import Answering, Classified, Classifier, PictureClassifier
 from ensue.nn.capture import capture
 from ensue.runs import Run
-from ensue.views.classes import look_page, look_pictures
-from ensue.views.looks import write_pictures
+from ensue.views.classes import look_pictures
+from ensue.views.looks import look_page, write_pictures
 from ensue.views.pictures import Picture
+from ensue.views.text import place
 
 TOP = 5
 """Classes that are named."""
@@ -55,6 +56,11 @@ class PictureLook:
         """Everything drawn."""
         return look_pictures(self.shown, self.speaks, self.answer.top, self.filters, self.maps)
 
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """What a reader should know of the picture."""
+        return self.answer.notices
+
     def to_json(self) -> dict[str, Any]:
         """Give the answer and what speaks for it as plain values."""
         return {
@@ -66,8 +72,13 @@ class PictureLook:
 
     def save(self, folder: str | Path) -> list[Path]:
         """Write look.html, and each picture as SVG and, with matplotlib, as PNG."""
-        words = f"{self.answer.source}: {self.answer}"
-        content = look_page(self.title, words, self.pictures, __version__)
+        answer = self.answer
+        found = {
+            "picture": answer.source,
+            "answer": answer.label,
+            "confidence": f"{answer.confidence:.1%}",
+        }
+        content = look_page(self.title, (), self.notices, found, self.pictures, __version__)
         return write_pictures(Path(folder), "look.html", content, self.pictures)
 
 
@@ -100,7 +111,7 @@ def look_at_picture(run: str | Path | Run | Classifier, picture: str | Path) -> 
     filters = first.unflatten(1, (channels, side, side) if side else (channels, height, width))
     card = classifier.card
     return PictureLook(
-        title=f"{card.get('model', 'A model')} ({card.get('run', 'in memory')})",
+        title=f"{card.get('model', 'A model')} ({place(card.get('run', 'in memory'))})",
         answer=answer,
         shown=x[0].mean(dim=0).numpy(),
         speaks=(slopes.mean(dim=0) * x[0]).sum(dim=0).numpy(),

@@ -16,6 +16,7 @@ from ensue.data.words import (
     bag_batch,
     document_frequency,
     read_words,
+    spread_bag,
     word_batch,
     words_of,
 )
@@ -100,6 +101,37 @@ def test_a_bag_heeds_idf_and_what_is_dropped() -> None:
     left = bag_batch(rows, table, places, GRAMS.buckets, None, dropped)
     assert GRAMS.of("the")[0] not in left.ids[: left.starts[1]]
     assert GRAMS.of("the")[0] in left.ids[left.starts[1] :]
+
+
+@given(st.lists(st.text(max_size=20), min_size=1, max_size=6), st.integers(0, 5))
+def test_what_n_grams_say_is_shared_out_among_their_words(texts: list[str], row: int) -> None:
+    """A share that is lost or given twice would make a word louder than it is."""
+    rows, table = rows_of("a word", *texts)
+    row = row % len(rows)
+    bag = bag_batch(rows, table, np.array([row]), GRAMS.buckets)
+    values = np.random.default_rng(0).normal(size=len(bag.ids))
+    if not rows.lengths[row]:
+        return
+    spread = spread_bag(rows, table, row, GRAMS.buckets, values)
+    assert len(spread) == rows.lengths[row]
+    assert spread.sum() == pytest.approx(values.sum(), abs=1e-6)
+
+
+def test_an_n_gram_speaks_for_the_words_that_have_it() -> None:
+    rows, table = rows_of("the cat the hat")
+    bag = bag_batch(rows, table, np.array([0]), GRAMS.buckets)
+
+    def shared(bucket: int) -> list[float]:
+        return spread_bag(rows, table, 0, GRAMS.buckets, 1.0 * (bag.ids == bucket)).tolist()
+
+    the, cat, hat = (GRAMS.of(word)[0] for word in ("the", "cat", "hat"))
+    assert shared(the) == [0.5, 0, 0.5, 0]
+    assert shared((cat * 1_000_003 + the) % GRAMS.buckets + 1) == [0, 0.5, 0.5, 0]
+    assert shared(the % GRAMS.buckets + 1) == [1, 0, 0, 0]  # what begins a text is no word
+    assert shared(hat * 1_000_003 % GRAMS.buckets + 1) == [0, 0, 0, 1]
+    both = {*GRAMS.of("cat")[2:]} & {*GRAMS.of("hat")[2:]}  # "at>"
+    assert all(shared(bucket) == [0, 0.5, 0, 0.5] for bucket in both)
+    assert both
 
 
 @given(st.lists(st.text(max_size=20), min_size=1, max_size=6))

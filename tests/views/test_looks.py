@@ -12,7 +12,17 @@ from pages import PAYLOAD, Page, assert_harmless
 
 from ensue.errors import MissingExtraError
 from ensue.views.axes import new_figure
-from ensue.views.looks import SHOWN, UNITS, Position, fits, label, look_page, percent, pictures
+from ensue.views.looks import (
+    SHOWN,
+    UNITS,
+    Position,
+    fits,
+    label,
+    look_page,
+    percent,
+    pictures,
+    surprise_facts,
+)
 from ensue.views.pictures import Bars, Heat, Picture
 
 TOKENS = ["<|endoftext|>", "the", "·", "<b>", "語", "$x$"]
@@ -114,8 +124,8 @@ def test_files_are_well_formed_and_harmless(tmp_path: Path) -> None:
         svg, png = picture.save(tmp_path)
         assert ElementTree.parse(svg).getroot().tag.endswith("svg")
         assert png.read_bytes().startswith(b"\x89PNG")
-    positions = [position(token) for token in tokens]
-    text = look_page(PAYLOAD, [PAYLOAD], [PAYLOAD], positions, shown, "0.1")
+    found = surprise_facts([position(token) for token in tokens])
+    text = look_page(PAYLOAD, [PAYLOAD], [PAYLOAD], found, shown, "0.1")
     page = Page(text)
     assert_harmless(text, page)
     pictured = [
@@ -255,6 +265,22 @@ def test_surprise_is_shown_in_bits_and_in_words() -> None:
     assert bars.notes[0] == "2.0  (25 %)"
     certain = Bars("t", ["a"], [0.0], ["0.0"])
     ElementTree.fromstring(f"<svg>{certain.marks()}</svg>")
+
+
+def test_bars_for_and_against_start_at_one_line() -> None:
+    """A bar to the right that is less than nothing says the opposite."""
+    bars = Bars("for and against", ["a", "b", "c"], [1.5, -0.5, 0.0], ["+1.5", "-0.5", "+0.0"])
+    pattern = r'<rect class="([a-z ]+)" x="([\d.]+)" y="\d+" width="([\d.]+)"'
+    (one, x1, w1), (two, x2, w2), (_, x3, w3) = re.findall(pattern, bars.marks())
+    assert (one, two) == ("bar", "bar minus")
+    zero = float(x1)
+    assert float(x2) + float(w2) == pytest.approx(zero, abs=0.11)
+    assert (float(x3), float(w3)) == (zero, 0)
+    assert float(w1) == pytest.approx(3 * float(w2), abs=0.3)
+    assert float(w1) + float(w2) == pytest.approx(Bars.LENGTH, abs=0.11)
+    assert bars.gist() == "Longest: a: 1.5."
+    for values in ([-1.0, -2.0], [0.0, 0.0]):
+        ElementTree.fromstring(f"<svg>{Bars('t', ['a', 'b'], values, ['', '']).marks()}</svg>")
 
 
 def test_words_for_tokens_and_shares() -> None:

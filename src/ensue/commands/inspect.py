@@ -14,6 +14,7 @@ import tyro
 
 from ensue import __version__, probes
 from ensue.alignment import measure_alignment
+from ensue.classification import LABELLED
 from ensue.console import Console, print_table
 from ensue.data import catalog, tables
 from ensue.data.notes import Notes
@@ -22,8 +23,9 @@ from ensue.data.source import list_sources
 from ensue.errors import UsageError, nearest
 from ensue.inspection import Look, look
 from ensue.models import step_of
-from ensue.picture_look import look_at_picture
+from ensue.picture_look import PictureLook, look_at_picture
 from ensue.runs import Run, newest_run
+from ensue.text_look import TextLook, look_at_text
 from ensue.training.budget import parse_budget
 from ensue.training.session import open_run
 from ensue.vectors import look_at_vectors
@@ -123,30 +125,39 @@ BELONGS = {
 
 def _look(args: InspectArgs, console: Console) -> None:
     run, text = _run_and_text(args.words)
-    if open_run(run)[1].config.task == "pictures":
-        _look_at_picture(args, run, text)
+    task = open_run(run)[1].config.task
+    if task in LABELLED:
+        if args.target:
+            raise UsageError("--target is of a run that translates", "Leave it out.")
+        seen = look_at_text(run, text) if task == "classify" else look_at_picture(run, text)
+        _print_classes(args, run, seen, console)
         return
-    seen = look(run, text, target=args.target)
+    looked = look(run, text, target=args.target)
+    for notice in looked.notices:
+        console.notice(notice)
+    paths = looked.save(args.out or run.path / "inspect")
+    if args.json:
+        _print_json(looked.to_json(), paths)
+        return
+    print_look(looked)
+    _print_page(paths)
+
+
+def _print_classes(
+    args: InspectArgs, run: Run, seen: TextLook | PictureLook, console: Console
+) -> None:
     for notice in seen.notices:
         console.notice(notice)
     paths = seen.save(args.out or run.path / "inspect")
     if args.json:
         _print_json(seen.to_json(), paths)
         return
-    print_look(seen)
-    _print_page(paths)
-
-
-def _look_at_picture(args: InspectArgs, run: Run, file: str) -> None:
-    if args.target:
-        raise UsageError("--target is of a run that translates", "Leave it out.")
-    seen = look_at_picture(run, file)
-    paths = seen.save(args.out or run.path / "inspect")
-    if args.json:
-        _print_json(seen.to_json(), paths)
-        return
     rows = [[visible(label), f"{share:.1%}"] for label, share in seen.answer.top]
-    print_table([visible(seen.answer.source), "confidence"], rows)
+    if isinstance(seen, TextLook):
+        print_table(["class", "confidence"], rows)
+        print_table(seen.heads, seen.rows)
+    else:
+        print_table([visible(seen.answer.source), "confidence"], rows)
     _print_page(paths)
 
 

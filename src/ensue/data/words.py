@@ -205,6 +205,30 @@ def bag_batch(
         idf: What each weighs, (buckets + 1,); None: all alike.
         dropped: (B, T): words that are left out.
     """
+    key, counts = np.unique(_bag_keys(rows, table, places, buckets, dropped)[0], return_counts=True)
+    block, ids = np.divmod(key, buckets + 1)
+    weights = 1 + np.log(counts)
+    if idf is not None:
+        weights = weights * idf[ids]
+    square = np.bincount(block, weights**2, minlength=2 * len(places))
+    weights = weights / np.sqrt(square[block])
+    starts = np.searchsorted(block, 2 * np.arange(len(places)))
+    return BagBatch(ids=ids, starts=starts, weights=weights.astype(np.float32))
+
+
+def _bag_keys(
+    rows: WordRows,
+    table: GramTable,
+    places: NDArray[np.int64],
+    buckets: int,
+    dropped: NDArray[np.bool_] | None = None,
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Number the n-grams of rows: first all of one word, then of two, then of characters.
+
+    Returns:
+        Of each occurrence its row, kind and bucket as one number; and of those of characters the
+        place of their word.
+    """
     parts = [rows.row(place).astype(np.int64) for place in places.tolist()]
     if dropped is not None:
         parts = [part[~out[: len(part)]] for part, out in zip(parts, dropped, strict=True)]
@@ -224,16 +248,42 @@ def bag_batch(
     # Of each row first what is of words, then what is of characters.
     block = 2 * np.concatenate([owner, of_pairs, owner[place]])
     block[len(own) + len(pairs) :] += 1
-    key = block * (buckets + 1) + np.concatenate([own, pairs, grams])
-    key, counts = np.unique(key, return_counts=True)
-    block, ids = np.divmod(key, buckets + 1)
-    weights = 1 + np.log(counts)
-    if idf is not None:
-        weights = weights * idf[ids]
-    square = np.bincount(block, weights**2, minlength=2 * len(parts))
-    weights = weights / np.sqrt(square[block])
-    starts = np.searchsorted(block, 2 * np.arange(len(parts)))
-    return BagBatch(ids=ids, starts=starts, weights=weights.astype(np.float32))
+    return block * (buckets + 1) + np.concatenate([own, pairs, grams]), place
+
+
+def spread_bag(
+    rows: WordRows,
+    table: GramTable,
+    row: int,
+    buckets: int,
+    values: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """Share out what is said of each n-gram of a row's bag among the words that it lies in.
+
+    An n-gram gives its occurrences equal parts, and one of two words gives half to each; what
+    begins or ends a text is no word, and its half is the other's.
+
+    Args:
+        rows: The texts.
+        table: The buckets of their words.
+        row: Which row, with at least one word.
+        buckets: How many there are.
+        values: Of each n-gram, in the order of `bag_batch`.
+
+    Returns:
+        A number for each word, which add up to the sum of the values.
+    """
+    key, place = _bag_keys(rows, table, np.array([row]), buckets)
+    _, which, counts = np.unique(key, return_inverse=True, return_counts=True)
+    shares = values[which] / (2 * counts[which])
+    count = int(rows.lengths[row])
+    alone, between = np.arange(count), np.arange(count + 1)
+    first = np.concatenate([alone, np.maximum(between - 1, 0), place])
+    last = np.concatenate([alone, np.minimum(between, count - 1), place])
+    spread = np.zeros(count)
+    np.add.at(spread, first, shares)
+    np.add.at(spread, last, shares)
+    return spread
 
 
 def document_frequency(

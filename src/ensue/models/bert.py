@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from ensue.errors import UsageError
 from ensue.nn.attention import Groups, SelfAttention
-from ensue.nn.capture import is_captured
+from ensue.nn.capture import is_captured, tap
 from ensue.nn.dropout import Dropout
 from ensue.nn.linear import Linear, empty_embedding, linear
 from ensue.nn.shape import check_shape
@@ -249,6 +249,7 @@ class Bert(nn.Module):
     ) -> Float[Tensor, "*n D"]:
         where = self.position_embedding(positions) + self.segment_embedding(segments)
         x = self.norm(self.token_embedding(tokens) + where)
+        tap(self, "vectors", x)
         x = self.dropout(x if shift is None else x + shift)
         for layer in self.layers:
             x = layer(x, mask)

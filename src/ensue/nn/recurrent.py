@@ -250,20 +250,24 @@ class LSTMLayer(nn.Module):
         Step by step, showing the gates, when somebody looks at rows of one length.
         """
         w = LSTMWeights(self.U, self.W, self.b)
-        if length is not None or not is_captured(self):
+        if not is_captured(self) or (length is not None and bool((length < x.shape[1]).any())):
             return lstm_sequence(x, h, c, w, length)
-        said = []
+        gates, cs, said = [], [], []
         for x_t in x.unbind(dim=1):
-            gates = torch.sigmoid(x_t @ w.U.T + h @ w.W.T + w.b)
-            tap(self, "gates", gates.unflatten(-1, (4, -1))[:, [0, 1, 3]])  # i, f, o
+            opened = torch.sigmoid(x_t @ w.U.T + h @ w.W.T + w.b)
+            gates.append(opened.unflatten(-1, (4, -1))[:, [0, 1, 3]])  # i, f, o
             h, c = lstm_step(x_t, h, c, w)
-            tap(self, "c", c)
+            cs.append(c)
             said.append(h)
+        tap(self, "gates", torch.stack(gates, dim=1))
+        tap(self, "c", torch.stack(cs, dim=1))
         return torch.stack(said, dim=1), h, c
 
 
 class BidirectionalLSTM(nn.Module):
     """Layers that each read a row in both directions, half of the width each way.
+
+    What `back` shows to a tap stands in the order in which it reads: from the row's end.
 
     Args:
         d_model: Width of the input, and of both directions together; even.

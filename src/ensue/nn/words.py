@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from ensue.nn.capture import tap
 from ensue.nn.linear import empty_embedding
 
 
@@ -80,6 +81,7 @@ class WordVectors(nn.Module):
         vectors = vectors + F.embedding_bag(own, self.own.weight, mode="sum", padding_idx=0)
         vectors = F.layer_norm(vectors, vectors.shape[-1:]) * (own[:, :1] > 0)
         x = F.embedding(words.ids, vectors)
+        tap(self, "vectors", x)
         return x if shift is None else x + shift
 
 

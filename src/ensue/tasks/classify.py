@@ -30,6 +30,7 @@ from ensue.data.words import (
     bag_batch,
     document_frequency,
     read_words,
+    spread_bag,
     word_batch,
 )
 from ensue.decoding.engine import evaluating
@@ -180,6 +181,10 @@ class BagTexts(WordTexts):
         """Give `ensue.nn.words.Bag`."""
         bag = bag_batch(self.words, self.table, places, self.buckets, self.idf, dropped)
         return bag.ids, bag.starts, bag.weights
+
+    def spread(self, place: int, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Share out what is said of each n-gram of a text's bag among its words."""
+        return spread_bag(self.words, self.table, place, self.buckets, values)
 
 
 class PieceTexts:

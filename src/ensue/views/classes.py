@@ -1,12 +1,14 @@
 """Pictures of classifiers: what was taken for what, filters, their maps, reasons for an answer."""
 
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 
 import numpy as np
 from jaxtyping import Float
 
-from ensue.views.page import escaped, footer, page
-from ensue.views.pictures import STYLE, Bars, Heat, Picture
+from ensue.views.looks import label
+from ensue.views.pictures import Bars, Heat, Picture
 from ensue.views.text import visible
 
 SHOWN_FILTERS, SHOWN_MAPS = 32, 12
@@ -75,20 +77,19 @@ def look_pictures(
             panels=[
                 _shaded("the picture", shown),
                 _shaded(f"for and against {answer}", speaks),
-                Bars(
-                    "confidence",
-                    [visible(label) for label, _ in top],
-                    [share for _, share in top],
-                    [f"{share:.1%}" for _, share in top],
-                    1.0,
-                ),
+                _confidence(top),
             ],
             heads=("class", "confidence"),
-            rows=[(visible(label), f"{share:.4f}") for label, share in top],
+            rows=[(visible(name), f"{share:.4f}") for name, share in top],
         ),
         _filters_picture(filters),
     ]
     return [*drawn, *(_maps_picture(name, found) for name, found in maps.items())]
+
+
+def _confidence(top: Sequence[tuple[str, float]]) -> Bars:
+    names, shares = zip(*top, strict=True)
+    return Bars("confidence", [*map(visible, names)], shares, [f"{s:.1%}" for s in shares], 1.0)
 
 
 def _filters_picture(filters: Float[np.ndarray, "F K L"]) -> Picture:
@@ -116,19 +117,77 @@ def _maps_picture(name: str, maps: Float[np.ndarray, "C I J"]) -> Picture:
     )
 
 
-def look_page(title: str, said: str, drawn: Sequence[Picture], version: str) -> str:
-    """Make the page.
+def answer_picture(
+    tokens: Sequence[str],
+    speaks: Float[np.ndarray, " T"],
+    top: Sequence[tuple[str, float]],
+    part: slice,
+    measured: str,
+) -> Picture:
+    """Draw how much each word of a text speaks for the answer, and how sure the model is.
 
     Args:
-        title: Which model.
-        said: What it said of which picture.
-        drawn: What was seen.
-        version: Of ensue.
+        tokens: The words, or pieces of words.
+        speaks: How much each speaks for the answer; less than nothing: against it.
+        top: The likeliest classes, with their confidence.
+        part: Which words are drawn; the table has all.
+        measured: How that was measured.
     """
-    body = [
-        f'<header><p class="over">ensue inspect</p><h1>{escaped(title)}</h1>'
-        f"<p>{escaped(said)}</p></header>",
-        *(picture.section("the --json output") for picture in drawn),
-        footer(version),
-    ]
-    return page(f"{title} · ensue", "\n".join(body), STYLE)
+    values, names = speaks[part].tolist(), [label(token) for token in tokens]
+    return Picture(
+        name="answer",
+        title="Which words speak for the answer",
+        caption=f"Blue, to the right: for the answer; orange, to the left: against it. {measured}",
+        panels=[
+            Bars(
+                f"for and against {visible(top[0][0])}",
+                names[part],
+                values,
+                [signed(value) for value in values],
+            ),
+            _confidence(top),
+        ],
+        heads=("word", "speaks for it"),
+        rows=[(name, f"{value:+.4f}") for name, value in zip(names, speaks.tolist(), strict=True)],
+    )
+
+
+def signed(value: float) -> str:
+    """Write how much a word speaks, with its side; nothing has none."""
+    words = f"{value:+.2f}"
+    return words if words[1:] != "0.00" else "0.00"
+
+
+SPEAKING = 8
+"""Words that are named on either side."""
+LEAST = 0.005
+"""What speaks less than this would be written as nothing."""
+
+
+def speaking_rows(tokens: Sequence[str], speaks: Float[np.ndarray, " T"]) -> list[list[str]]:
+    """Name the words that speak most for the answer, and beside them those against it.
+
+    A word that stands there several times is named once, with the sum.
+    """
+    sums: dict[str, float] = defaultdict(float)
+    for token, value in zip(tokens, speaks.tolist(), strict=True):
+        sums[token] += value
+    times = Counter(tokens)
+    ranked = sorted(sums, key=lambda token: -sums[token])
+    sides = (
+        [token for token in ranked if sums[token] >= LEAST],
+        [token for token in reversed(ranked) if sums[token] <= -LEAST],
+    )
+    cells = (
+        [
+            (label(t) + f" ({times[t]} times)" * (times[t] > 1), signed(sums[t]))
+            for t in side[:SPEAKING]
+        ]
+        for side in sides
+    )
+    return [[*a, *b] for a, b in zip_longest(*cells, fillvalue=("", ""))]
+
+
+def speaking_heads(answer: str) -> list[str]:
+    """Give the heads of `speaking_rows`."""
+    return [f"for {visible(answer)}", "", "against it", ""]

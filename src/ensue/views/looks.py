@@ -23,6 +23,8 @@ SHOWN = 64
 """Tokens in a picture: more labels than these cannot be read side by side."""
 UNITS = 12
 """Units of a layer that are shown: those that vary the most along the text."""
+LAST = slice(-SHOWN, None)
+"""The end of a text: what is drawn of one that is longer."""
 LONGEST_LABEL = 12
 LEAST_SHARE = 1e-4
 """Of the gradient: what is less is drawn at the bottom, what is nothing is not drawn."""
@@ -103,43 +105,51 @@ def pictures(
         drawn.append(_influence(by_distance, reach))
     axes = {"T": tokens, "W": [position.token for position in positions]}
     if source is None:
-        return drawn + _insides(maps, axes)
+        return drawn + insides(maps, axes)
     aligned = {name: shown for name, shown in maps.items() if name.endswith(ALIGNED)}
     first = [_vector(source.vector)]
     if aligned:
-        first = _insides(aligned, {**axes, "S": source.tokens})
+        first = insides(aligned, {**axes, "S": source.tokens})
     others = {name: shown for name, shown in maps.items() if name not in aligned}
     encoder = [
         replace(p, name=f"source-{p.name}", title=f"{p.title}, within the source")
-        for p in _insides(source.maps, {"T": source.tokens})
+        for p in insides(source.maps, {"T": source.tokens})
     ]
-    return first + drawn + _insides(others, axes) + encoder
+    return first + drawn + insides(others, axes) + encoder
 
 
-def _insides(maps: Mapping[str, Map], axes: Labels) -> list[Picture]:
-    """Draw what the taps of each kind showed, over the tokens of each axis."""
+def insides(maps: Mapping[str, Map], axes: Labels, part: slice = LAST) -> list[Picture]:
+    """Draw what the taps of each kind showed, over the tokens of each axis.
+
+    Args:
+        maps: By the tap's name; one of another name or shape is left out.
+        axes: The tokens.
+        part: Which of them are drawn; more than `SHOWN` cannot be read.
+    """
     drawn: list[Picture] = []
     sizes = {axis: len(tokens) for axis, tokens in axes.items()}
-    labels = {axis: [label(t) for t in tokens[-SHOWN:]] for axis, tokens in axes.items()}
-    fitting = {n: m for n, m in maps.items() if fits(n, m, sizes)}
-    for what, (_, draw) in INSIDES.items():
+    labels = {axis: [label(t) for t in tokens[part]] for axis, tokens in axes.items()}
+    fitting = {n: m for n, m in maps.items() if fits(n, m, sizes, part)}
+    for what, (shape, draw) in INSIDES.items():
+        within = tuple(part if size in labels else slice(None) for size in shape)
         layers: dict[str, Map] = {}
         for name, shown in fitting.items():
-            part, _, kind = name.rpartition("/")
+            owner, _, kind = name.rpartition("/")
             if kind == what:  # of an encoder and a decoder each has a first layer
-                layers[part if layer_of(name) in layers else layer_of(name)] = shown
+                layers[owner if layer_of(name) in layers else layer_of(name)] = shown[within]
         if layers:
             drawn += draw(layers, labels)
     return drawn
 
 
-def fits(name: str, shown: Map, sizes: Mapping[str, int]) -> bool:
+def fits(name: str, shown: Map, sizes: Mapping[str, int], part: slice = LAST) -> bool:
     """Whether there is a picture for what a tap showed: by its last word, shape and values.
 
     Args:
         name: The tap's.
         shown: What it showed.
         sizes: Places of each axis, as of `Labels`.
+        part: Which of them are drawn.
     """
     shape, _ = INSIDES.get(name.rpartition("/")[2], ((), None))
     wanted = [sizes.get(str(size), size) for size in shape]
@@ -150,7 +160,7 @@ def fits(name: str, shown: Map, sizes: Mapping[str, int]) -> bool:
         and bool(np.isfinite(shown).all())
         and (
             shape not in (WEIGHTS, ALIGNMENT)
-            or (bool((shown >= 0).all()) and bool(shown[:, -SHOWN:, -SHOWN:].any()))
+            or (bool((shown >= 0).all()) and bool(shown[:, part, part].any()))
         )
     )
 
@@ -159,7 +169,12 @@ def layer_of(name: str) -> str:
     """Name the part that a tap shows as people count: the first layer is layer 1."""
     part = name.rpartition("/")[0]
     number = re.search(r"\.(\d+)", part)
-    return f"layer {int(number[1]) + 1}" if number else part or "the model"
+    ways = [f", {way}" for way in WAYS if way in part.split(".")]
+    return f"layer {int(number[1]) + 1}{''.join(ways)}" if number else part or "the model"
+
+
+WAYS = ("ahead", "back")
+"""How the parts are called that read a text from its start, and from its end."""
 
 
 def _surprise(positions: Sequence[Position]) -> Picture:
@@ -261,7 +276,7 @@ def _alignment(layers: Mapping[str, Map], labels: Labels) -> list[Picture]:
         "Each row is a token that the model writes, each column a token of the source, at which it"
         " looks while it writes"
     )
-    if any(unicodedata.bidirectional(c) in ("R", "AL") for token in labels["S"] for c in token):
+    if right_to_left(labels["S"]):
         words += "; columns stand in the order of reading, from the left"
     only = len(layers) == 1
     return [
@@ -277,18 +292,22 @@ def _alignment(layers: Mapping[str, Map], labels: Labels) -> list[Picture]:
     ]
 
 
+def right_to_left(tokens: Sequence[str]) -> bool:
+    """Whether a script that is written from the right is among these."""
+    return any(unicodedata.bidirectional(c) in ("R", "AL") for token in tokens for c in token)
+
+
 def _weights(
     title: str, layer: str, words: str, weights: Map, rows: Sequence[str], columns: Sequence[str]
 ) -> Picture:
-    """Draw the weights of a layer's heads; each row of them adds up to one."""
-    shown = weights[:, -len(rows) :, -len(columns) :]
-    heads = [f"head {i + 1}" if len(shown) > 1 or layer else "" for i in range(len(shown))]
-    best = shown.argmax(axis=2)
+    """Draw the weights of a layer's heads; each row of them adds up to one, or its rest is cut."""
+    heads = [f"head {i + 1}" if len(weights) > 1 or layer else "" for i in range(len(weights))]
+    best = weights.argmax(axis=2)
     # One token alone always weighs 1: with it as the full colour all else would be pale.
-    full = float(np.quantile(shown[shown > 0], 0.99))
+    full = float(np.quantile(weights[weights > 0], 0.99))
     cut = (
-        " What the tokens shown give to earlier ones is left out."
-        if len(columns) < weights.shape[2]
+        " What the tokens shown give to others is left out."
+        if weights.sum(axis=2).min() < 0.999
         else ""
     )
     return Picture(
@@ -298,7 +317,7 @@ def _weights(
         f" of its weight; the full colour is {percent(full)}{' or more' * (full < 0.995)}.{cut}",
         panels=[
             Heat(", ".join(filter(None, (layer, head))) or title, rows, columns, roots, full**0.5)
-            for head, roots in zip(heads, np.sqrt(shown), strict=True)
+            for head, roots in zip(heads, np.sqrt(weights), strict=True)
         ],
         heads=["token", *(f"{head} most at".strip() for head in heads)],
         rows=[
@@ -306,7 +325,7 @@ def _weights(
                 token,
                 *(
                     f"{columns[s]} {percent(float(w[t, s]))}"
-                    for w, s in zip(shown, at, strict=True)
+                    for w, s in zip(weights, at, strict=True)
                 ),
             ]
             for t, (token, at) in enumerate(zip(rows, best.T, strict=True))
@@ -354,10 +373,9 @@ GATES = (
 def _gates(layers: Mapping[str, Map], axes: Labels) -> list[Picture]:
     panels, labels = [], axes["T"]
     for layer, gates in layers.items():
-        shown = gates[-len(labels) :]
         for i, name in enumerate(GATES):
-            units, values = _most_varying(shown[:, i])
-            rows = np.vstack([shown[:, i].mean(axis=1), values])
+            units, values = _most_varying(gates[:, i])
+            rows = np.vstack([gates[:, i].mean(axis=1), values])
             panels.append(Heat(f"{layer}, {name}", ["mean of all", *units], labels, rows, 1.0))
     words = (
         "The mean over all units, and the units that vary the most along the text. The full colour"
@@ -370,7 +388,7 @@ def _states(kind: str, words: str) -> Draw:
     def draw(layers: Mapping[str, Map], axes: Labels) -> list[Picture]:
         panels, labels = [], axes["T"]
         for layer, states in layers.items():
-            units, values = _most_varying(states[-len(labels) :])
+            units, values = _most_varying(states)
             full = float(np.abs(values).max()) or 1.0
             title = f"{layer}: full colour is {full:.2g}"
             panels.append(Heat(title, units, labels, values, full))
@@ -434,28 +452,43 @@ INSIDES: dict[str, tuple[Shape, Draw]] = {
 # --- the page of a look ---------------------------------------------------------------------------
 
 
+def surprise_facts(positions: Sequence[Position]) -> dict[str, str]:
+    """Give a text's score in words."""
+    bits = [p.bits for p in positions if p.bits is not None]
+    most = max(positions, key=lambda p: p.bits or 0.0)
+    return {
+        "tokens predicted": f"{len(bits):,}",
+        "bits of surprise, mean": f"{sum(bits) / len(bits):.2f}",
+        "most surprising": f"{label(most.token)} ({most.bits or 0.0:.1f} bits)",
+    }
+
+
 def look_page(
     title: str,
     texts: Sequence[str],
     notices: Sequence[str],
-    positions: Sequence[Position],
+    found: Mapping[str, str],
     drawn: Sequence[Picture],
     version: str,
+    numbers: str = "",
 ) -> str:
-    """Make the page: the texts and the last one's score in words, then the pictures."""
-    bits = [p.bits for p in positions if p.bits is not None]
-    most = max(positions, key=lambda p: p.bits or 0.0)
+    """Make the page: the texts and what was found in words, then the pictures.
+
+    Args:
+        title: Which model.
+        texts: What it read.
+        notices: What a reader should know.
+        found: A few values by their names.
+        drawn: What was seen.
+        version: Of ensue.
+        numbers: A table, as HTML.
+    """
     body = [
         f'<header><p class="over">ensue inspect</p><h1>{escaped(title)}</h1></header>',
         *(f'<p class="sample" dir="auto" lang="">{escaped(text)}</p>' for text in texts),
-        facts(
-            {
-                "tokens predicted": f"{len(bits):,}",
-                "bits of surprise, mean": f"{sum(bits) / len(bits):.2f}",
-                "most surprising": f"{label(most.token)} ({most.bits or 0.0:.1f} bits)",
-            }
-        ),
+        facts(found),
         "".join(f"<p>{escaped(notice)}</p>" for notice in notices),
+        numbers,
         *(picture.section("the --json output") for picture in drawn),
         footer(version),
     ]

@@ -102,7 +102,8 @@ class _Grid:
 
     def __init__(self, panels: "Sequence[Cells]") -> None:
         self.width = max(panel.size[0] for panel in panels) + 20
-        self.height = max(panel.size[1] for panel in panels) + TITLE + 16
+        self.room = max(panel.size[1] for panel in panels)
+        self.height = self.room + TITLE + 16
         self.columns = max(1, min(len(panels), int(WIDE // self.width)))
         self.rows = -(-len(panels) // self.columns)
 
@@ -140,6 +141,8 @@ def _write_png(panels: "Sequence[Cells]", path: Path) -> Path:
         for plot, panel in zip(plots, panels, strict=False):
             plot.set_title(panel.title, fontsize=9, loc="left", parse_math=False)
             panel.draw(plot)
+            if isinstance(panel, Bars):  # as thick as beside the longest panel they would be walls
+                plot.set_ylim(max(len(panel.labels), grid.room / Bars.ROW) - 0.5, -0.5)
         for plot in plots[len(panels) :]:
             plot.set_axis_off()
         return save_png(figure, path)
@@ -237,7 +240,7 @@ def _runs(mask: Any) -> str:
 
 @dataclass(frozen=True)
 class Bars:
-    """One bar for each label, downwards."""
+    """One bar for each label, downwards; what is negative goes to the left, in a second colour."""
 
     title: str
     labels: Sequence[str]
@@ -253,42 +256,49 @@ class Bars:
     def size(self) -> tuple[float, float]:
         """Width and height in pixels."""
         width = _room(self.labels) + self.LENGTH + _room(self.notes) + 4
-        return width, float(self.ROW * len(self.labels))
+        return max(width, 1.2 * _length(self.title)), float(self.ROW * len(self.labels))
 
     @property
-    def _most(self) -> float:
-        return max(*self.values, self.full) or 1.0
+    def _ends(self) -> tuple[float, float]:
+        """Values at both ends of the bars' room."""
+        least = min(0.0, *self.values)
+        most = max(0.0, least + self.full, *self.values)
+        return least, most if most > least else 1.0
 
     def gist(self) -> str:
         """Name the longest bar, for those who do not see it."""
-        i = int(np.argmax(self.values))
+        i = int(np.argmax(np.abs(self.values)))
         return f"Longest: {self.labels[i]}: {self.values[i]:.2g}."
 
     def marks(self) -> str:
         """Draw label, bar and words of each row."""
-        left, scale = _room(self.labels), self.LENGTH / self._most
+        left, (least, most) = _room(self.labels), self._ends
+        scale = self.LENGTH / (most - least)
+        zero = left - least * scale
         parts = []
         rows = zip(self.labels, self.values, self.notes, strict=True)
         for i, (label, value, note) in enumerate(rows):
-            y = i * self.ROW
+            y, start, end = i * self.ROW, min(value, 0.0) * scale, max(value, 0.0) * scale
+            kind = "bar minus" if value < 0 else "bar"
             parts.append(
                 f'<text x="{left - 5:.1f}" y="{y + 8}" dy=".34em" text-anchor="end">'
-                f'{escaped(label)}</text><rect class="bar" x="{left:.1f}" y="{y + 2}"'
-                f' width="{value * scale:.1f}" height="{self.ROW - 4}"/>'
-                f'<text x="{left + value * scale + 5:.1f}" y="{y + 8}" dy=".34em">'
+                f'{escaped(label)}</text><rect class="{kind}" x="{zero + start:.1f}"'
+                f' y="{y + 2}" width="{end - start:.1f}" height="{self.ROW - 4}"/>'
+                f'<text x="{zero + end + 5:.1f}" y="{y + 8}" dy=".34em">'
                 f"{escaped(note)}</text>"
             )
         return "".join(parts)
 
     def draw(self, plot: Any) -> None:
         """Draw it on matplotlib's axes."""
-        places = range(len(self.labels))
-        plot.barh(places, self.values, color=BLUE)
+        places, (least, most) = range(len(self.labels)), self._ends
+        plot.barh(places, self.values, color=[ORANGE if v < 0 else BLUE for v in self.values])
         plot.set_yticks(places, self.labels, fontsize=7, parse_math=False)
         for place, value, note in zip(places, self.values, self.notes, strict=True):
-            plot.text(value, place, f" {note}", va="center", fontsize=7, parse_math=False)
+            at = max(value, 0.0)
+            plot.text(at, place, f" {note}", va="center", fontsize=7, parse_math=False)
         plot.set_ylim(len(self.labels) - 0.5, -0.5)
-        plot.set_xlim(0, 1.35 * self._most)
+        plot.set_xlim(1.02 * least, most + 0.35 * (most - least))
         plot.spines[["top", "right"]].set_visible(False)
 
 
