@@ -20,6 +20,8 @@ class Form:
     """Name of its configs for the values of the size dial."""
     rate: float = 1.0
     """Factor on the usual learning rates at which it learns best: docs/experiments.md."""
+    rest: float = 1.0
+    """Further factor on the rate of what Muon does not move, embeddings above all."""
     optimizer: str = "muon"
     """By which it learns best."""
     reads: str = "words"
@@ -215,7 +217,7 @@ LINEAGE = (
         "nothing: it reads, and does not write",
         "–",
         (
-            Form("MaskedLM", ("mlm",)),
+            Form("MaskedLM", ("mlm",), rest=0.1),
             Form(
                 "TextBert",
                 ("classify",),

@@ -15,6 +15,7 @@ Reference: Devlin et al. 2019, "BERT: Pre-training of Deep Bidirectional Transfo
 Understanding", arXiv:1810.04805; names of parts and small sizes: github.com/google-research/bert.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +30,7 @@ from ensue.nn.attention import Groups, SelfAttention
 from ensue.nn.capture import is_captured, tap
 from ensue.nn.dropout import Dropout
 from ensue.nn.linear import Linear, empty_embedding, linear
+from ensue.nn.positions import sinusoids
 from ensue.nn.shape import check_shape
 
 EPS = 1e-12
@@ -196,9 +198,19 @@ class Bert(nn.Module):
         self.pooler = Linear(d, d) if pooled else None
         self.init_weights()
 
+    @torch.no_grad()
     def init_weights(self) -> None:
-        """Initialise as published; see `init_weights`."""
+        """Initialise as published (see `init_weights`), but for positions, which begin as waves.
+
+        Of them the published deviation is kept. What stands beside a place is then in the same
+        direction for all places, and need not be learnt of each apart: after 300 updates of 2,048
+        pieces 24.6 % of what was masked is told right, not 19.2 (docs/experiments.md).
+        """
         init_weights(self)
+        table = self.position_embedding.weight
+        if not table.is_meta:
+            waves = sinusoids(torch.arange(len(table)), table.shape[1])[:, : table.shape[1]]
+            table.copy_(waves * (STD * math.sqrt(2)))
 
     def forward(
         self,

@@ -73,7 +73,8 @@ class MaskedRows:
         self.tokens, self.tokenizer, self.masking = tokens, tokenizer, masking
         self.marks = marks_of(tokenizer)
         most = context_length - 2 - masking.next_sentence
-        self.pieces = rows_of(np.asarray(tokens.ids), tokenizer.eos_id, most)
+        ids = np.asarray(tokens.ids)
+        self.pieces = rows_of(ids, tokenizer.eos_id, most, masking.short_rows)
         if not len(self.pieces.starts):
             raise DataError("there is no text in it", "Give a longer text.")
 

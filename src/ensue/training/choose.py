@@ -84,7 +84,7 @@ class Chooser:
         form = step_of(model).form
         kind = find_kind(self.config.task)
         return replace(
-            usual_rates(sized, form.rate, form.optimizer),
+            usual_rates(sized, form.rate, form.optimizer, form.rest),
             adversarial=kind.adversarial if train.adversarial < 0 else train.adversarial,
             keep_by=kind.usually_kept_by if train.keep_by == "auto" else train.keep_by,
             threads=train.threads or THREADS,

@@ -140,22 +140,26 @@ class Muon(Momentum):
                 p.add_(_like(_unsquares(blocks, p.shape), p), alpha=-rate * factor)
 
 
-def usual_rates(train: TrainConfig, factor: float = 1.0, optimizer: str = "muon") -> TrainConfig:
+def usual_rates(
+    train: TrainConfig, factor: float = 1.0, optimizer: str = "muon", rest: float = 1.0
+) -> TrainConfig:
     """Set the optimiser and the learning rates that a config leaves open.
 
     Args:
         train: Rates of zero are open, and the optimiser ``auto``.
         factor: On the usual rates of the optimiser, which GPT-2 learns best at.
-        optimizer: What ``auto`` means; of another one the factor says nothing.
+        optimizer: What ``auto`` means; of another one the factors say nothing.
+        rest: Further factor, on the rate of what Muon does not move.
     """
     if train.optimizer not in ("auto", optimizer):
-        factor = 1.0
+        factor = rest = 1.0
     train = replace(train, optimizer=optimizer if train.optimizer == "auto" else train.optimizer)
     if train.optimizer == "adamw":
         return replace(train, lr=train.lr or factor * 3e-3)
     if train.optimizer == "sgd":
         return replace(train, lr=train.lr or 3e-3, matrix_lr=train.matrix_lr or factor * 10.0)
-    return replace(train, lr=train.lr or factor * 0.015, matrix_lr=train.matrix_lr or factor * 0.02)
+    lr, matrix_lr = factor * rest * 0.015, factor * 0.02
+    return replace(train, lr=train.lr or lr, matrix_lr=train.matrix_lr or matrix_lr)
 
 
 def layer_shares(model: nn.Module, decay: float) -> dict[str, float]:
