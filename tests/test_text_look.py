@@ -2,10 +2,9 @@
 
 import json
 import sys
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -18,14 +17,14 @@ from torch import Tensor, nn
 import ensue
 from ensue.classifier import TextClassifier
 from ensue.cli import main
-from ensue.data.words import read_words
 from ensue.errors import DataError, UsageError
 from ensue.models import step_of
 from ensue.models.bert import TextBert, TextBertConfig
 from ensue.models.mlp import NgramMLP, NgramMLPConfig
 from ensue.nn.capture import capture
-from ensue.tasks.classify import Reading, TextRows, idf_of
+from ensue.tasks.classify import BagTexts, Reading, shown, text_rows
 from ensue.text_look import TextLook, look_at_text
+from ensue.tokenizers import train_tokenizer
 from ensue.views.looks import SHOWN
 
 CLASSES = ("bad", "good")
@@ -54,8 +53,9 @@ def learnt(name: str) -> TextClassifier:
         reading = Reading(classes=CLASSES)
         config = replace(TEXT_MODELS[name], classes=2)
         model = step_of(config).model(config)
-        idf = idf_of(texts, reading, config) if name == "mlp" else None
-        inputs = TextRows(texts, reading, config, idf).inputs(np.arange(len(texts)))
+        rows = text_rows(texts, reading, config, None)
+        idf = rows.idf if isinstance(rows, BagTexts) else None
+        inputs = shown(rows, np.arange(len(texts)))
         optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
         for _ in range(60):
             optimizer.zero_grad()
@@ -78,10 +78,10 @@ def test_of_a_linear_bag_the_words_add_up_to_the_logit_less_the_bias() -> None:
         model.bias.normal_()
     reading = Reading(classes=("a", "b", "c"))
     text = "the cat and the hat and the cat"
-    idf = idf_of([text, "the dog"], reading, config)
+    idf = BagTexts([text, "the dog"], reading, config).idf
     seen = look_at_text(TextClassifier(model, reading, idf), text)
     answer = reading.classes.index(seen.answer.label)
-    logits = model(*TextRows([text], reading, config, idf).inputs(np.arange(1))).detach()
+    logits = model(*shown(text_rows([text], reading, config, idf), np.arange(1))).detach()
     own, bias = (float(lead_of(some, answer)) for some in (logits, model.bias.detach()[None]))
     assert seen.speaks.sum() == pytest.approx(own - bias, abs=1e-5)
     assert (seen.lead, seen.silent) == pytest.approx((own, bias), abs=1e-5)
@@ -114,7 +114,7 @@ def test_a_look_changes_no_answer_and_no_model(name: str) -> None:
     assert (seen.answer.label, seen.answer.confidence) == (before.label, before.confidence)
     assert all(torch.equal(w, weights[n]) for n, w in classifier.model.state_dict().items())
     assert all(parameter.grad is None for parameter in classifier.model.parameters())
-    inputs = classifier._rows([text]).inputs(np.arange(1))
+    inputs = shown(classifier.rows([text]), np.arange(1))
     with torch.no_grad():
         plain = classifier.model(*inputs)
         with capture(classifier.model):
@@ -176,62 +176,27 @@ def test_filters_fire_where_their_words_stand() -> None:
 # -- a model of pieces, such as BERT ---------------------------------------------------------------
 
 
-class Pieces(NamedTuple):
-    ids: Tensor
-    length: Tensor
-
-
-class PieceRows(TextRows):
-    """Words between two marks."""
-
-    def __init__(self, texts: Sequence[str]) -> None:
-        self.words = read_words(texts, 100)
-
-    def inputs(self, places: Any, dropped: Any = None) -> Any:
-        (place,) = places.tolist()
-        ids = torch.tensor([[1, *(self.words.row(place) + 3).tolist(), 2]])
-        return Pieces(ids, torch.tensor([ids.shape[1]]))
-
-    def tokens(self, row: int) -> list[str]:
-        return ["[CLS]", *super().tokens(row), "[SEP]"]
-
-
-class Shifted(nn.Module):
-    """TextBert, with a shift of its pieces' vectors as third argument."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        shape = {"vocab_size": 40, "context_length": 128, "d_model": 16, "num_heads": 2}
-        self.text = TextBert(TextBertConfig(classes=2, num_layers=2, dropout=0.0, **shape))
-
-    def forward(self, ids: Tensor, length: Tensor, shift: Tensor | None = None) -> Tensor:
-        def moved(part: nn.Module, given: Any, made: Tensor) -> Tensor | None:
-            return None if shift is None else made + shift
-
-        hook = self.text.bert.token_embedding.register_forward_hook(moved)
-        try:
-            return self.text(ids, length)
-        finally:
-            hook.remove()
-
-
-class PieceClassifier(TextClassifier):
-    def _rows(self, texts: Sequence[str]) -> TextRows:
-        return PieceRows(texts)
+def reader_of_pieces() -> TextClassifier:
+    """BERT, of random weights large enough to say something."""
+    tokenizer = train_tokenizer("wordpiece", [" ".join(FILLERS), "a fine film"], vocab_size=200)
+    shape = {"vocab_size": tokenizer.vocab_size, "context_length": 128, "d_model": 16}
+    config = TextBertConfig(classes=2, num_layers=2, num_heads=2, dropout=0.0, **shape)
+    model = TextBert(config)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(0.2 * torch.randn_like(weight))
+    return TextClassifier(model.eval(), Reading(classes=CLASSES), tokenizer)
 
 
 def test_attention_is_drawn_for_each_layer_and_head(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)  # PNGs take seconds
-    model = Shifted()
-    with torch.no_grad():
-        for weight in model.parameters():
-            weight.add_(0.2 * torch.randn_like(weight))
-    seen = look_at_text(
-        PieceClassifier(model.eval(), Reading(classes=CLASSES), None), "a fine film"
-    )
-    assert seen.tokens == ("[CLS]", "a", "fine", "film", "[SEP]")
-    names = [f"text.bert.layers.{i}.attention/weights" for i in range(2)]
-    assert {name: seen.maps[name].shape for name in seen.maps} == dict.fromkeys(names, (2, 5, 5))
+    classifier = reader_of_pieces()
+    seen = look_at_text(classifier, "a fine film")
+    assert (seen.tokens[0], seen.tokens[1], seen.tokens[-1]) == ("[CLS]", "a", "[SEP]")
+    count = len(seen.tokens)
+    names = [f"bert.layers.{i}.attention/weights" for i in range(2)]
+    shapes = {name: seen.maps[name].shape for name in names}
+    assert shapes == dict.fromkeys(names, (2, count, count))
     assert seen.maps[names[0]].sum(axis=2) == pytest.approx(1)
     assert [p.name for p in seen.pictures] == ["answer", "attention-layer-1", "attention-layer-2"]
     assert [panel.title for panel in seen.pictures[1].panels] == [
@@ -243,7 +208,7 @@ def test_attention_is_drawn_for_each_layer_and_head(tmp_path: Path, monkeypatch:
     assert "left out" not in seen.pictures[1].caption
     seen.save(tmp_path)
     long = " ".join(FILLERS * 6)
-    seen = look_at_text(PieceClassifier(model, Reading(classes=CLASSES), None), long)
+    seen = look_at_text(classifier, long)
     assert seen.pictures[1].panels[0].values.shape == (SHOWN, SHOWN)
     assert "give to others is left out" in seen.pictures[1].caption
 
@@ -257,7 +222,7 @@ def test_of_a_long_text_the_words_that_speak_are_drawn(name: str) -> None:
     learned = learnt(name)
     count = 300 if name == "lstm" else 2000  # which takes 15 s of an LSTM
     reading = Reading(classes=CLASSES, max_words=count - 100)
-    classifier = TextClassifier(learned.model, reading, learned.idf)
+    classifier = TextClassifier(learned.model, reading, learned.learnt)
     words = [FILLERS[i % len(FILLERS)] for i in range(count)]
     words[count // 2 : count // 2 + 3] = ["superb"] * 3
     seen = look_at_text(classifier, " ".join(words))
