@@ -144,6 +144,16 @@ def test_given_splits_are_kept_and_repeats_are_said(tmp_path: Path) -> None:
         prepared(tmp_path / "set", test_fraction=0.1)
 
 
+def test_brightness_is_measured_on_train_alone(tmp_path: Path) -> None:
+    """What is scored would have a say in how it is shown."""
+    write_folder(tmp_path / "set" / "train", GREY // 4)
+    write_folder(tmp_path / "set" / "valid", 255 - GREY // 4)
+    gallery = prepared(tmp_path / "set")
+    shares = GREY // 4 / 255
+    assert gallery.mean[0] == pytest.approx(shares.mean(), abs=1e-4)
+    assert gallery.std[0] == pytest.approx(shares.std(), abs=1e-4)
+
+
 def test_mnists_folder_has_its_test_part_apart(tmp_path: Path) -> None:
     write_idx(tmp_path / "set")
     write_idx(tmp_path / "set", "t10k")

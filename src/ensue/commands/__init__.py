@@ -103,7 +103,7 @@ class TrainLabelled(LabelledConfig):
 
     sources: tyro.conf.Positional[tuple[str, ...]] = ()
     """Tables (.csv, .tsv, .jsonl, .parquet) with a column of texts and one of labels; files whose
-    lines begin with the label; or one recipe.toml."""
+    lines begin with the label; a public set (languages); or one recipe.toml."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,8 +111,8 @@ class TrainPictures(PicturesConfig):
     """What is read."""
 
     sources: tyro.conf.Positional[tuple[str, ...]] = ()
-    """Folders or zips with a folder for each class; IDX, .npz, .csv of pixels; or one
-    recipe.toml."""
+    """Folders or zips with a folder for each class; IDX, .npz, .csv of pixels; a public set
+    (digits); or one recipe.toml."""
 
 
 DATA: dict[str, type[Any]] = {
