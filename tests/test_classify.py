@@ -134,6 +134,18 @@ def test_a_picture_that_cannot_be_read_costs_no_other(
     assert "1 of 2 pictures cannot be read" in caught.err
 
 
+def test_a_name_that_is_not_there_costs_no_other(
+    run: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A misspelt name in a list ended all, and the answers before it were lost."""
+    one, other = folder / "red" / "0.png", folder / "blue" / "1.png"
+    words = ["classify", str(run), str(one), "nothing.png", str(other)]
+    assert main(words) == DataError.exit_code
+    caught = capsys.readouterr()
+    assert [line.split("\t")[1] for line in caught.out.splitlines()] == ["red", "", "blue"]
+    assert "nothing.png: no such file or folder" in caught.err
+
+
 WRONG = {
     "no picture": (["RUN"], "no pictures to classify"),
     "missing": (["RUN", "nothing.png"], "nothing.png: no such file or folder"),

@@ -133,6 +133,87 @@ def test_a_table_without_the_columns_of_training_is_looked_through(
     assert "text taken from column 'comment'" in caught.err
 
 
+def test_a_tables_answers_as_json_are_of_its_rows(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With --json a table was read as lines: its names and commas were classified too."""
+    words = ["classify", str(run), "--json", "--file"]
+    (tmp_path / "a.csv").write_text('id,review,label\n1,"a superb\none",?\n2,,?\n')
+    assert main([*words, str(tmp_path / "a.csv")]) == 0
+    caught = capsys.readouterr()
+    first, second = map(json.loads, caught.out.splitlines())
+    assert (first["source"], first["label"]) == ("a superb\none", "positive")
+    assert (second["label"], second["error"]) == (None, "there is no word in it")
+    assert "the answers are in" not in caught.err
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    parquet.write_table(arrow.table({"review": ["so awful"]}), tmp_path / "a.parquet")
+    assert main([*words, str(tmp_path / "a.parquet")]) == 0
+    assert json.loads(capsys.readouterr().out)["label"] == "negative"
+
+
+def test_a_table_of_names_alone_comes_back(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.csv").write_text("id,review\n")
+    assert main(["classify", str(run), "--file", str(tmp_path / "a.csv")]) == 0
+    assert capsys.readouterr().out == "id,review,label,confidence\n"
+
+
+def test_the_text_is_where_the_user_says(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A table of other columns was read by the longest, and the hint named a flag of train."""
+    file = tmp_path / "a.csv"
+    file.write_bytes(
+        "head,more,note\na superb,caf\xe9,an awful thing said of it\n".encode("cp1252")
+    )
+    words = ["classify", str(run), "--file", str(file), "--encoding", "cp1252"]
+    assert main([*words, "--text-columns", "head", "more"]) == 0
+    assert "a superb,café,an awful thing said of it,positive," in capsys.readouterr().out
+    assert main(words) == 0
+    assert "'note' (choose with --text-columns)" in capsys.readouterr().err
+    assert main([*words, "--text-columns", "heads"]) == DataError.exit_code
+    assert "no column 'heads'; did you mean 'head'?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", [b"", b"review\nzero \0 byte\n", b'review\n"never closed\n'])
+def test_what_cannot_be_read_costs_no_old_answers(
+    content: bytes, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The file of answers was emptied before the table was looked at."""
+    (tmp_path / "a.csv").write_bytes(content)
+    out = tmp_path / "answers.csv"
+    out.write_text("old")
+    words = ["--file", str(tmp_path / "a.csv"), "--out", str(out)]
+    assert main(["classify", str(run), *words]) == DataError.exit_code
+    assert out.read_text() == "old"
+
+
+def test_labels_that_train_lacks_are_scored_as_mistakes(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A class without examples had a recall of NaN, which is not JSON, and "nan%" in the table."""
+    file = tmp_path / "a.csv"
+    for label, right in (("positive", 100.0), ("unheard of", 0.0)):
+        file.write_text(f"review,sentiment\na superb one,{label}\nso great,{label}\n")
+        assert main(["evaluate", str(run), "--data", str(file), "--json"]) == 0
+        out = capsys.readouterr().out
+        assert "NaN" not in out
+        assert json.loads(out)["score"]["accuracy"] == right
+        assert main(["evaluate", str(run), "--data", str(file)]) == 0
+        assert "nan" not in capsys.readouterr().out
+
+
+def test_a_validation_set_of_other_labels_is_said_and_costs_no_run(
+    table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """There is no loss of what has no class: NaN must not end a run at its first score."""
+    (tmp_path / "valid.csv").write_text("review,sentiment\nfine,unheard\ngood,of\n")
+    words = [str(table), "--valid", str(tmp_path / "valid.csv"), "--model", "mlp", *QUICK]
+    assert main(["train", *words, "--out", str(tmp_path / "r")]) == DataError.exit_code
+    assert "none of the labels of valid is among train's" in capsys.readouterr().err
+
+
 def test_a_doubtful_answer_is_not_given(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["classify", str(run), "neither", "--unsure-below", "1.0"]
     assert main(words) == 0

@@ -5,7 +5,7 @@ import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from io import BufferedIOBase, BytesIO
+from io import BufferedIOBase
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -236,7 +236,7 @@ class PictureClassifier(Classifier):
             names: Files; of a folder or a zip all pictures in it.
             answering: How many classes are named, and how sure it must be.
         """
-        files = ((shown, opener) for name in names for shown, opener in opened(name))
+        files = ((shown, opener) for name in names for shown, opener in _opened(name))
         while batch := list(islice(files, EVAL_ROWS)):
             yield from self._read(batch, answering or Answering())
 
@@ -287,5 +287,18 @@ def opened(name: str) -> list[tuple[str, Any]]:
     return [(name, partial(_bytes, path))]
 
 
+def _opened(name: str) -> list[tuple[str, Any]]:
+    """Give the pictures behind a name; where there is none, what says so when it is opened."""
+    try:
+        return opened(name)
+    except DataError as error:
+        why = error.what.removeprefix(f"{name}: ")
+        return [(name, partial(_refuse, DataError(why, error.hint)))]
+
+
+def _refuse(error: DataError) -> BufferedIOBase:
+    raise error
+
+
 def _bytes(path: Path) -> BufferedIOBase:
-    return BytesIO(path.read_bytes())
+    return path.open("rb")

@@ -40,7 +40,8 @@ def train(argv: Sequence[str]) -> None:
 def compare(argv: Sequence[str]) -> None:
     """Train several models at an equal cost, and keep the winner and the evidence.
 
-    The flags below are those of a text. Of pairs: ensue compare --task translate --help.
+    The flags below are those of a text. Of pairs: ensue compare --task translate --help; of
+    labelled texts: --task classify.
     """
     from ensue.commands.compare import parse_compare, run_compare
 
@@ -63,7 +64,7 @@ def translate(argv: Sequence[str]) -> None:
 
 
 def classify(argv: Sequence[str]) -> None:
-    """Name the classes of texts or pictures with a trained run."""
+    """Name the classes of texts, or what pictures show, with a trained run."""
     from ensue.commands import parse
     from ensue.commands.classify import ClassifyArgs, run_classify
 

@@ -123,3 +123,16 @@ def test_a_budget_that_one_candidate_cannot_use_is_refused_and_it_is_named() -> 
     seconds = 5.0 + LEAST_STEPS * 0.02  # enough for the fast one
     with pytest.raises(UsageError, match="too small for slow"):
         _updates("params", [FAST, SLOW], seconds)
+
+
+def test_the_task_may_be_named_where_the_data_do_not_tell(tmp_path: Path) -> None:
+    """Lines with labels look like text, and `ensue compare` named --task in its help alone."""
+    file = tmp_path / "lines.txt"
+    file.write_text("good some text\nbad other text\n")
+    assert request_of(parse_compare([str(file)], "")).task == "lm"
+    named = request_of(parse_compare([str(file), "--task", "classify"], ""))
+    assert named.task == "classify"
+    assert "gpt2" not in named.models
+    assert request_of(parse_compare([str(file), "--task=classify"], "")).task == "classify"
+    with pytest.raises(UsageError, match="there is no task 'clasify'; did you mean 'classify'"):
+        parse_compare([str(file), "--task", "clasify"], "")

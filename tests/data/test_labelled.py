@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +158,8 @@ WRONG: dict[str, tuple[str, str, dict[str, Any], str]] = {
         "30 different labels in 30 rows: 'name0'",
     ),
     "long": ("a.csv", f"text,label\na,{'x' * 101}\nb,y\n", {}, "a label of 101 characters"),
+    "names alone": ("a.csv", "text,label\n", {"label_column": "label"}, "no column besides"),
+    "open quote": ("a.csv", 'text,label\na,x\n"b,y\nc,x\n', {}, "a.csv:3: a quote that is opened"),
     "no labels at all": ("a.csv", "text,label\na,\nb,\n", {}, "no row has a text and a label"),
 }
 
@@ -167,6 +170,61 @@ def test_what_cannot_be_learnt_is_refused_in_words(kind: str, tmp_path: Path) ->
     (tmp_path / name).write_text(content)
     with pytest.raises(DataError, match=said):
         prepared(tmp_path / name, **settings)
+
+
+def test_classes_their_balance_and_repeated_texts_are_said(tmp_path: Path) -> None:
+    """`ensue train` named neither; `ensue plan` alone did."""
+    found = [*rows(), *rows(10)]
+    notes = " ".join(prepared(write_csv(tmp_path / "a.csv", found)).notes)
+    assert "2 classes: 'bad' (25), 'good' (25)" in notes
+    assert "10 texts stand there more than once: on one side each time" in notes
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_a_first_row_of_data_is_not_lost(order: tuple[int, int], tmp_path: Path) -> None:
+    """Without names of columns it was taken for them: a row was lost, and text was learnt."""
+    file = tmp_path / "a.csv"
+    file.write_text("".join(f"{row[order[0]]},{row[order[1]]}\n" for row in rows()))
+    assert are_labelled(str(file))
+    found = prepared(file)
+    assert found.classes == ("bad", "good")
+    assert len(found.train) + len(found.valid) == 40
+
+
+def test_names_that_stand_in_the_middle_again_are_names(tmp_path: Path) -> None:
+    """Two tables that were joined have them twice."""
+    file = write_csv(tmp_path / "a.csv", rows(), "comment,mood\n")
+    file.write_text(file.read_text() * 2)
+    found = prepared(file)
+    assert found.columns == ("comment",)
+
+
+def test_what_is_labelled_with_numbers_or_truth_is_learnt(tmp_path: Path) -> None:
+    """A typed table has 1 and true, and no "1"."""
+    file = tmp_path / "a.jsonl"
+    for kinds, names in (((0, 1), ("0", "1")), ((False, True), ("false", "true"))):
+        lines = (json.dumps({"text": f"some {i}", "label": kinds[i % 2]}) for i in range(40))
+        file.write_text("\n".join(lines))
+        assert prepared(file).classes == names
+
+
+def test_very_long_texts_are_cut_and_empty_ones_left_out(tmp_path: Path) -> None:
+    """Of 100,000 words, of one of 300,000 letters, and of none."""
+    found = [*rows(), ("word " * 100_000, "good"), ("x" * 300_000, "bad"), (" ", "good")]
+    file = write_csv(tmp_path / "a.csv", found)
+    texts = prepared(file)
+    assert len(texts.train) + len(texts.valid) == 42
+    assert "1 rows without a text skipped" in " ".join(texts.notes)
+
+
+@pytest.mark.data
+def test_trec_is_read_with_its_one_byte_that_is_not_utf_8() -> None:
+    """5,452 questions (Li & Roth 2002), none of them lost to the byte 0xF0 in one."""
+    file = Path(os.environ["ENSUE_DATA"]) / "trec" / "train_5500.label"
+    found = prepared(file, label_until=":")
+    assert found.classes == ("ABBR", "DESC", "ENTY", "HUM", "LOC", "NUM")
+    assert len(found.train) + len(found.valid) == 5452
+    assert "not UTF-8; guessed cp1252" in " ".join(found.notes)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

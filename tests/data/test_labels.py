@@ -27,7 +27,14 @@ def test_what_looks_like_a_mistake_is_said() -> None:
     assert "unbalanced: 'Cat' has 30 examples, 'dog' 1" in said
     quiet = Notes()
     check_classes({"cat": 30, "dog": 29}, quiet)
-    assert quiet.lines() == ()
+    assert quiet.lines() == ("2 classes: 'cat' (30), 'dog' (29)",)
+
+
+def test_of_many_classes_the_commonest_and_the_rarest_are_named() -> None:
+    """`ensue train` said nothing of classes and balance; with 77 of them a list is no answer."""
+    notes = Notes()
+    check_classes({f"c{i}": 30 + i for i in range(13)}, notes)
+    assert notes.lines() == ("13 classes, from 'c12' (42) to 'c0' (30)",)
 
 
 def test_labels_of_another_set_are_matched_or_named() -> None:

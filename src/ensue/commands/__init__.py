@@ -113,7 +113,7 @@ class TrainLabelled(LabelledConfig):
 
     sources: tyro.conf.Positional[tuple[str, ...]] = ()
     """Tables (.csv, .tsv, .jsonl, .parquet) with a column of texts and one of labels; files whose
-    lines begin with the label; or one recipe.toml."""
+    lines begin with the label; a public set (languages); or one recipe.toml."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,8 +121,8 @@ class TrainPictures(PicturesConfig):
     """What is read."""
 
     sources: tyro.conf.Positional[tuple[str, ...]] = ()
-    """Folders or zips with a folder for each class; IDX, .npz, .csv of pixels; or one
-    recipe.toml."""
+    """Folders or zips with a folder for each class; IDX, .npz, .csv of pixels; a public set
+    (digits); or one recipe.toml."""
 
 
 DATA: dict[str, type[Any]] = {
@@ -277,7 +277,7 @@ def labelled_of(data: LabelledConfig, verb: str) -> tuple[LabelledConfig, tuple[
 
 
 def pictures_of(data: PicturesConfig, verb: str) -> tuple[PicturesConfig, tuple[str, ...]]:
-    """Check that something is named.
+    """Put files in the place of public sets' names.
 
     Returns:
         What is read, and no test files: a set has its test part inside.
@@ -287,7 +287,8 @@ def pictures_of(data: PicturesConfig, verb: str) -> tuple[PicturesConfig, tuple[
     """
     if not data.sources:
         raise UsageError("no pictures to read", f"Name a folder: ensue {verb} pictures/")
-    return data, ()
+    sources, valid, _ = _files_of(data.sources, data.valid, data.cache, verb)
+    return dataclasses.replace(data, sources=sources, valid=valid), ()
 
 
 def data_of(data: D, verb: str) -> tuple[D, tuple[str, ...]]:
@@ -601,7 +602,8 @@ def _evaluate_labels(args: EvaluateArgs, run: Run, console: Console) -> None:
     if args.data and args.split:
         raise UsageError("--split is of the run's own data", "Leave out --data or --split.")
     split = args.split or "valid"
-    found = evaluate_labels(run, args.data, split=split, floor=args.floor, tracker=console)
+    sources = tuple(catalog.resolve_file(name) for name in args.data)
+    found = evaluate_labels(run, sources, split=split, floor=args.floor, tracker=console)
     console.close()
     names = [c.name for c in found.by_class]
     drawn = confusion_picture(names, found.confusion, "data" if args.data else split)
@@ -609,13 +611,14 @@ def _evaluate_labels(args: EvaluateArgs, run: Run, console: Console) -> None:
     if args.json:
         values = dataclasses.asdict(found) | {"score": found.score.record()}
         values["files"] = [str(path) for path in paths]
-        sys.stdout.write(json.dumps(values, ensure_ascii=False) + "\n")
+        sys.stdout.write(json.dumps(_known(values), ensure_ascii=False) + "\n")
         return
     score = found.score
     right = ACCURACY.shown(score[ACCURACY])
+    loss = "no loss" if math.isnan(score.loss) else f"{score.loss:.4f} nats"
     sys.stdout.write(
         f"{right} of {score.targets:,} on {visible(score.split)}, macro F1"
-        f" {score[MACRO_F1]:.2f}, {score.loss:.4f} nats, calibration error"
+        f" {score[MACRO_F1]:.2f}, {loss}, calibration error"
         f" {score[CALIBRATION]:.2f} % (sha256 {score.fingerprint[:12]}; look {found.looks} of this"
         " run at these data)\n"
     )
@@ -627,7 +630,7 @@ def _evaluate_labels(args: EvaluateArgs, run: Run, console: Console) -> None:
             + "\n"
         )
     rows = [
-        [c.name, f"{c.examples:,}", *(f"{v:.1%}" for v in (c.precision, c.recall, c.f1))]
+        [c.name, f"{c.examples:,}", *map(_share, (c.precision, c.recall, c.f1))]
         for c in found.by_class
     ]
     print_table(["class", "examples", "precision", "recall", "F1"], rows)
@@ -639,6 +642,20 @@ def _evaluate_labels(args: EvaluateArgs, run: Run, console: Console) -> None:
     if rows:
         print_table(["is", "was taken for", "times"], rows)
     sys.stdout.write(f"all of it as a picture: {visible(str(paths[0].resolve()))}\n")
+
+
+def _share(value: float) -> str:
+    """Write a share; of none there is none."""
+    return "-" if math.isnan(value) else f"{value:.1%}"
+
+
+def _known(value: Any) -> Any:
+    """Put null in the place of what there is none of: NaN is not JSON."""
+    if isinstance(value, dict):
+        return {key: _known(inside) for key, inside in value.items()}
+    if isinstance(value, list | tuple):
+        return [_known(inside) for inside in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 CONFUSED = 5
@@ -710,15 +727,19 @@ def run_data(args: DataArgs, console: Console) -> None:
     """List the catalog, or fetch one of it."""
     match args.words:
         case () | ("list",):
-            rows = [[s.name, f"{s.size_bytes:,}", s.licence, s.title] for s in catalog.CATALOG]
+            rows = [[s.name, _size(s), s.licence, s.title] for s in catalog.CATALOG]
             print_table(["name", "bytes", "licence", "what"], rows)
         case ("get", name):
             public = catalog.entry(name)
-            console.notice(f"{public.title}: {public.size_bytes:,} bytes, {public.licence}")
+            console.notice(f"{public.title}: {_size(public)} bytes, {public.licence}")
             for split, path in catalog.get(name, console.progress).items():
                 sys.stdout.write(f"{split}: {path}\n")
         case _:
             raise UsageError("ensue data knows: list, get NAME")
+
+
+def _size(public: catalog.PublicSet) -> str:
+    return f"{public.size_bytes:,}" if public.files else "no"
 
 
 # -- lineage -----------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from itertools import tee
+from itertools import chain, islice, tee
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from ensue.classification import load_classifier
 from ensue.classifier import Answering, Classified, PictureClassifier, TextClassifier
 from ensue.commands.translate import created, progress_of, read_lines, run_and_texts
 from ensue.console import Console
-from ensue.data.annotate import ANNOTATED, AnnotatedTable
+from ensue.data.annotate import AnnotatedTable
 from ensue.data.notes import Notes
 from ensue.data.source import Source, form_of
 from ensue.errors import DataError, UsageError
@@ -38,7 +38,11 @@ class ClassifyArgs:
     out: str = ""
     """Write the answers to this file; default: standard output."""
     json: bool = False
-    """Print one JSON object for each answer, with all that is known of it."""
+    """Print one JSON object for each answer, with all that is known of it; also of a .parquet."""
+    text_columns: tuple[str, ...] = ()
+    """The columns of a table that hold the text, joined; default: those that were learnt from."""
+    encoding: str = ""
+    """The encoding of a file of texts; empty to find out."""
     answering: tyro.conf.OmitArgPrefixes[Answering] = field(default_factory=Answering)
     """How it is answered."""
 
@@ -71,31 +75,35 @@ def _classify_texts(
     args: ClassifyArgs, classifier: TextClassifier, texts: list[str], console: Console
 ) -> None:
     form = form_of(Path(args.file)) if args.file and not Path(args.file).is_dir() else "text"
+    if form == "parquet" and not args.json:
+        raise UsageError(
+            f"{args.file}: a Parquet table is not written again",
+            "Give .csv, .tsv or .jsonl; or take the answers alone: --json",
+        )
     notes = Notes()
     with ExitStack() as stack:
         total = len(texts)
         table: AnnotatedTable | None = None
         rows: Iterator[tuple[Any, str]] = iter(())
         lines: Iterable[str] = texts
-        if form in ANNOTATED and not args.json:
+        if form != "text":
             table = _table(args, classifier, notes)
-            ahead, rows = tee(table.rows())
+            ahead, rows = tee(_begun(table.rows()))
             lines = (text for _, text in ahead)
-        elif form == "parquet":
-            raise UsageError(
-                f"{args.file}: a Parquet table is not written again", "Give .csv, .tsv or .jsonl."
-            )
         elif not texts:
-            lines, total = stack.enter_context(read_lines(args.file or "-", notes))
+            reading = read_lines(args.file or "-", notes, args.encoding)
+            lines, total = stack.enter_context(reading)
+        # Created when the first is read: what cannot be read costs no old file.
         out = stack.enter_context(created(args.out, args.file)) if args.out else sys.stdout
         remarks: Counter[str] = Counter()
         told = progress_of(console, "classifying texts", total, args.out)
+        if table and not args.json:
+            out.write(table.head())
         for done, one in enumerate(classifier.stream(lines, args.answering), 1):
-            if table is None:
+            if table is None or args.json:
                 out.write(one.to_json() + "\n" if args.json else _line(_cells(one), args))
             else:
                 row, _ = next(rows)
-                out.write(table.head() if done == 1 else "")
                 out.write(table.line(row, _found(one, args.answering.top_k)))
             remarks.update([one.error] if one.error else one.notices)
             if not texts:
@@ -107,10 +115,16 @@ def _classify_texts(
 def _table(args: ClassifyArgs, classifier: TextClassifier, notes: Notes) -> AnnotatedTable:
     path = Path(args.file)
     source = Source(name=args.file, form=form_of(path), path=path)
-    heads = ["label", "confidence"]
-    for place in range(2, args.answering.top_k + 1):
+    heads = [] if args.json else ["label", "confidence"]
+    for place in range(2, args.answering.top_k + 1) if heads else ():
         heads += [f"label_{place}", f"confidence_{place}"]
-    return AnnotatedTable(source, classifier.reading.columns, heads, notes)
+    columns = classifier.reading.columns
+    return AnnotatedTable(source, columns, heads, notes, args.text_columns, args.encoding)
+
+
+def _begun(rows: Iterator[Any]) -> Iterator[Any]:
+    """Read the first row now: a table that cannot be read is refused before anything is written."""
+    return chain(list(islice(rows, 1)), rows)
 
 
 def _cells(one: Classified) -> list[str]:

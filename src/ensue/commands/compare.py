@@ -28,6 +28,8 @@ class CompareArgs(Generic[D]):
 
     data: tyro.conf.OmitArgPrefixes[D]
     """What is read."""
+    task: str = ""
+    """What is learnt: lm, translate, classify; empty: told by the data."""
     test: tuple[str, ...] = ()
     """Text, or tables of pairs, that is scored once, after all was chosen on valid; a public set
     brings its own."""
@@ -65,10 +67,10 @@ def parse_compare(argv: Sequence[str], about: str | None) -> CompareArgs[Any]:
     named = flag(argv, "--models")
     models = parse_models(named) if named else {}
     first = next((str(table["name"]) for table in models.values()), "")
-    kind = find_kind(task_of(argv, first))
+    kind = find_kind(flag(argv, "--task") or task_of(argv, first))
     usual = ",".join(step.name for step in steps_for(kind.name))
     flags = DATA[kind.name]
-    default = CompareArgs(data=flags(), models=usual)
+    default = CompareArgs(data=flags(), task=kind.name, models=usual)
     shape = CompareArgs[flags]  # type: ignore[valid-type]
     args: CompareArgs[Any] = parse(shape, argv, "compare", about, default)
     return args

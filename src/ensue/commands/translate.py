@@ -105,15 +105,15 @@ def _typed() -> Iterator[str]:
 
 
 @contextmanager
-def read_lines(file: str, notes: Notes) -> Iterator[tuple[Iterator[str], int]]:
+def read_lines(file: str, notes: Notes, encoding: str = "") -> Iterator[tuple[Iterator[str], int]]:
     """Open a file, or standard input, and give its lines, and how many are not blank."""
     with tempfile.TemporaryDirectory() as scratch:
         sources = list_sources([file], notes, Path(scratch))
         if len(sources) != 1:
             raise UsageError(f"{file} is not one file", "Name one file: --file page.txt")
         (source,) = sources
-        total = sum(bool(line.strip()) for line in source_lines(source, Notes()))
-        yield source_lines(source, notes), total
+        total = sum(bool(line.strip()) for line in source_lines(source, Notes(), encoding))
+        yield source_lines(source, notes, encoding), total
 
 
 def created(file: str, read: str) -> TextIO:

@@ -12,25 +12,26 @@ from ensue.data.notes import Notes
 from ensue.data.source import Source, open_bytes
 from ensue.errors import DataError
 
-ANNOTATED = ("csv", "tsv", "jsonl")
-"""Forms of tables that are written again as they are."""
-
 
 @dataclass
 class AnnotatedTable:
     """A table that is written again, with further columns.
 
     Args:
-        source: The table: .csv, .tsv or .jsonl.
+        source: The table: .csv, .tsv, .jsonl; or .parquet, of which `line` makes no Parquet.
         wanted: Columns of the text, joined; where one is missing, a text column is looked for.
         heads: Names of the further columns.
         notes: Takes remarks.
+        asked: Columns that the user names instead.
+        encoding: Of text files; empty to find out.
     """
 
     source: Source
     wanted: Sequence[str]
     heads: Sequence[str]
     notes: Notes
+    asked: Sequence[str] = ()
+    encoding: str = ""
     columns: tuple[str, ...] = field(default=(), init=False)
     """All columns, when the first row is read."""
     texts: tuple[str, ...] = field(default=(), init=False)
@@ -49,31 +50,36 @@ class AnnotatedTable:
             return
 
         def pick(samples: tables.Samples) -> tuple[str, ...]:
-            self.columns = tuple(samples[0])
+            self.columns = tuple(samples[0]) if samples else ()
             self._choose(samples)
             return self.columns
 
         with open_bytes(self.source) as stream:
             first = stream.read(1 << 16).splitlines()[:1]
         self.delimiter = tables.delimiter_in(b"".join(first).decode(errors="replace"))
-        named = tuple(self.wanted) if all(map(str.isdigit, self.wanted)) else ()
-        for _, cells in tables.read_columns(self.source, self.notes, pick, "", named):
+        numbers = tuple(self.wanted) if all(map(str.isdigit, self.wanted)) else ()
+        named = tuple(self.asked) or numbers
+        for _, cells in tables.read_columns(self.source, self.notes, pick, self.encoding, named):
             text = (cells[self.columns.index(c)].strip() for c in self.texts)
             yield cells, " ".join(filter(None, text))
 
     def _choose(self, samples: tables.Samples) -> None:
-        known = set(samples[0])
-        if self.wanted and known >= {*self.wanted}:
-            self.texts = tuple(self.wanted)
+        known = set(self.columns)
+        name, flag = self.source.name, "--text-columns"
+        if self.asked or not self.wanted or not known >= {*self.wanted}:
+            asked = self.asked or ("",)
+            self.texts = tuple(
+                tables.choose_column(samples, column, name, self.notes, flag) for column in asked
+            )
         else:
-            self.texts = (tables.choose_column(samples, "", self.source.name, self.notes),)
+            self.texts = tuple(self.wanted)
         if known & {*self.heads}:
             self.heads = [f"predicted_{head}" for head in self.heads]
             self.notes.add(f"the answers are in {' and '.join(self.heads)}", self.source.name)
 
     def _objects(self) -> Iterator[tuple[Any, str]]:
         name = self.source.name
-        codec = encodings.detect(lambda: open_bytes(self.source), name, self.notes)
+        codec = self.encoding or encodings.detect(lambda: open_bytes(self.source), name, self.notes)
         with open_bytes(self.source) as stream:
             pieces = encodings.decode(stream, codec, name, self.notes)
             for number, line in enumerate(tables.lines_of(pieces, name), 1):

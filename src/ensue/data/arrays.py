@@ -9,14 +9,17 @@ import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from io import BufferedIOBase
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ensue.data import encodings
 from ensue.data.notes import Notes
+from ensue.data.source import Source, form_of, open_bytes
+from ensue.data.tables import lines_of
 from ensue.errors import DataError, nearest
 
 MOST_BYTES = 8 << 30
@@ -236,14 +239,18 @@ def _as_labels(y: NDArray[Any], where: str, rows: int) -> list[str]:
 # --- tables of pixels -----------------------------------------------------------------------------
 
 
+def is_table(path: Path) -> bool:
+    """Tell a table by its name, perhaps gzipped."""
+    return form_of(path) in ("csv", "tsv")
+
+
 def is_pixel_table(path: Path) -> bool:
     """Whether a table has so many columns of whole numbers from 0 to 255 that they are pixels."""
-    if path.suffix.lower() not in (".csv", ".tsv"):
+    if not is_table(path):
         return False
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = list(islice(csv.reader(file, delimiter=_delimiter(path)), 3))
-    except (OSError, UnicodeDecodeError, csv.Error):
+        rows = [row for _, row in islice(_rows_of(path), 3)]
+    except (OSError, DataError):
         return False
     numbers = [sum(map(_is_brightness, row)) for row in rows[1:]]
     return bool(numbers) and all(
@@ -252,10 +259,25 @@ def is_pixel_table(path: Path) -> bool:
     )
 
 
-def _delimiter(path: Path) -> str:
-    with path.open(encoding="utf-8-sig") as file:
-        first = file.readline()
-    return max("\t,;", key=first.count)
+def _rows_of(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Give the rows of a table, each with the line it ends in; its delimiter is in the first.
+
+    Raises:
+        DataError: It is no text, or damaged.
+    """
+    source = Source(name=str(path), form=form_of(path), path=path)
+    with open_bytes(source) as stream:
+        pieces = encodings.decode(stream, "utf-8-sig", source.name, Notes())
+        lines = lines_of(pieces, source.name)
+        first = next(lines, "")
+        ended = (line + "\n" for line in chain([first], lines))
+        reader = csv.reader(ended, delimiter=max("\t,;", key=first.count))
+        try:
+            for row in reader:
+                if row:
+                    yield reader.line_num, row
+        except csv.Error as error:
+            raise DataError(f"{path}:{reader.line_num}: {error}", "Mend this line.") from None
 
 
 def _is_brightness(cell: str) -> bool:
@@ -268,29 +290,27 @@ def read_pixel_table(path: Path, label_column: str, notes: Notes) -> list[Arrays
     Raises:
         DataError: Rows are ragged or hold other than brightness, or no column is the label.
     """
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader(file, delimiter=_delimiter(path))
-        header = next(reader, [])
-        rows = _numbered(reader, path)
-        if all(map(_is_brightness, header[1:])):  # no names: the label comes first
-            header, rows = ["label", *header[1:]], _with_first(header, rows)
-        place = _label_place(header, label_column, path)
-        side, channels = _sides(len(header) - 1, path)
-        labels, pixels, faults = [], [], []
-        for number, row in rows:
-            try:
-                if len(row) != len(header):
-                    raise ValueError(f"{len(row)} fields where the header has {len(header)}")
-                values = np.array(row[:place] + row[place + 1 :], dtype=np.float64)
-                if values.min() < 0 or values.max() > 255:
-                    raise ValueError("a pixel is not from 0 to 255")
-            except ValueError as error:
-                faults.append(f"{path}:{number}: {error}")
-                if len(faults) == 5:
-                    break
-                continue
-            labels.append(" ".join(row[place].split()))
-            pixels.append(values.astype(np.uint8))
+    rows = _rows_of(path)
+    _, header = next(rows, (1, [""]))
+    if _is_picture_row(header):  # no names: the label comes first
+        header, rows = ["label", *header[1:]], chain([(1, header)], rows)
+    place = _label_place(header, label_column, path)
+    side, channels = _sides(len(header) - 1, path)
+    labels, pixels, faults = [], [], []
+    for number, row in rows:
+        try:
+            if len(row) != len(header):
+                raise ValueError(f"{len(row)} fields where the header has {len(header)}")
+            values = np.array(row[:place] + row[place + 1 :], dtype=np.float64)
+            if values.min() < 0 or values.max() > 255:
+                raise ValueError("a pixel is not from 0 to 255")
+        except ValueError as error:
+            faults.append(f"{path}:{number}: {error}")
+            if len(faults) == 5:
+                break
+            continue
+        labels.append(" ".join(row[place].split()))
+        pixels.append(values.astype(np.uint8))
     if faults:
         raise DataError("malformed rows:\n  " + "\n  ".join(faults), "Mend or remove these lines.")
     if not pixels:
@@ -300,20 +320,11 @@ def read_pixel_table(path: Path, label_column: str, notes: Notes) -> list[Arrays
     return [Arrays(split="train", pixels=np.stack(pixels).reshape(shape), labels=labels)]
 
 
-def _numbered(reader: Any, path: Path) -> Iterator[tuple[int, list[str]]]:
-    try:
-        for row in reader:
-            if row:
-                yield reader.line_num, row
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise DataError(f"{path}:{reader.line_num}: {error}", "Mend this line.") from None
-
-
-def _with_first(
-    first: list[str], rows: Iterator[tuple[int, list[str]]]
-) -> Iterator[tuple[int, list[str]]]:
-    yield 1, first
-    yield from rows
+def _is_picture_row(row: list[str]) -> bool:
+    """Whether a first row is a picture already: names may be numbers too, 0, 1, 2 and so on."""
+    if row[0].strip().lower() in LABEL_COLUMNS or not all(map(_is_brightness, row[1:])):
+        return False
+    return [int(cell) for cell in row[1:]] not in ([*range(len(row) - 1)], [*range(1, len(row))])
 
 
 def _label_place(header: list[str], wanted: str, path: Path) -> int:

@@ -8,8 +8,8 @@ import gzip
 import hashlib
 import importlib
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,8 @@ _CHAR_RNN = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tin
 _EXAMPLES = "https://raw.githubusercontent.com/pytorch/examples/main/word_language_model/data"
 _MULTI30K = "https://raw.githubusercontent.com/multi30k/dataset/master/data/task1/raw"
 
-MADE = ("train", "valid", "test")
-"""Splits of a set that is made here."""
+MADE = {split: f"{split}.tsv" for split in ("train", "valid", "test")}
+"""Splits of a set that is made here, and their files."""
 
 Progress = Callable[[str, int, int], None]
 
@@ -55,9 +55,16 @@ class PublicSet:
     files: tuple[File, ...] = ()
     """Its files; none: they are made here."""
     made_by: str = ""
-    """The module that writes ``train.tsv``, ``valid.tsv`` and ``test.tsv``."""
+    """The module that writes them: its ``write(folder)``."""
+    made: Mapping[str, str] = field(default_factory=lambda: MADE)
+    """Split to file of a set that is made here; a file may hold the other splits too."""
     task: str = "lm"
     """What is learnt from it where it alone is named; see `ensue.tasks`."""
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The names of its files."""
+        return tuple(file.split for file in self.files) or tuple(self.made)
 
     @property
     def size_bytes(self) -> int:
@@ -72,6 +79,21 @@ CATALOG: tuple[PublicSet, ...] = (
         licence="Unicode License v3",
         made_by="ensue.data.dates",
         task="translate",
+    ),
+    PublicSet(
+        name="languages",
+        title="Names in 32 languages, and which language each is in; made here from CLDR",
+        licence="Unicode License v3",
+        made_by="ensue.data.languages",
+        task="classify",
+    ),
+    PublicSet(
+        name="digits",
+        title="1,797 handwritten digits of 8 by 8 pixels (Alpaydin & Kaynak 1998), in scikit-learn",
+        licence="CC BY 4.0",
+        made_by="ensue.data.digits",
+        made={"train": "digits.npz"},
+        task="pictures",
     ),
     PublicSet(
         name="shakespeare",
@@ -289,11 +311,10 @@ def resolve_file(source: str, cache_folder: str = "") -> str:
     if not split or Path(source).exists() or all(public.name != name for public in CATALOG):
         return source
     public = entry(name)
-    splits = [file.split for file in public.files] or list(MADE)
-    if split not in splits:
+    if split not in public.splits:
         raise UsageError(
-            f"{name} has no file {split!r}{nearest(split, splits)}",
-            f"Its files: {', '.join(splits)}",
+            f"{name} has no file {split!r}{nearest(split, public.splits)}",
+            f"Its files: {', '.join(public.splits)}",
         )
     found = resolve(f"data:{name}", cache_folder)
     assert found is not None
@@ -303,7 +324,7 @@ def resolve_file(source: str, cache_folder: str = "") -> str:
 def _made(root: Path, public: PublicSet) -> dict[str, Path]:
     """Make a set, or find what was made before; by another Python the same is made."""
     home = root / "sets" / public.name
-    files = {split: home / f"{split}.tsv" for split in MADE}
+    files = {split: home / file for split, file in public.made.items()}
     if not all(path.is_file() for path in files.values()):
         with cache.scratch(root) as scratch:
             importlib.import_module(public.made_by).write(scratch)

@@ -15,6 +15,10 @@ from ensue.errors import DataError, MissingExtraError
 MOST_PIXELS = 100_000_000
 """Of one picture: 20,000 by 20,000 would take 1.2 GB before anybody could look at it."""
 
+LARGE = 16_000_000
+"""Pixels of a picture that is made smaller before anything else is done to it: each step would
+take a copy of it, and of 100 million pixels 1.5 to 1.9 GB."""
+
 Image = NDArray[np.uint8]
 """(H, W, C): grey (C = 1) or red, green, blue, from 0 to 255."""
 
@@ -38,7 +42,8 @@ def read_image(stream: BufferedIOBase, longest: int = 0) -> tuple[Image, list[st
 
     Args:
         stream: The file.
-        longest: Pixels that are needed of a side: a JPEG is decoded no larger than twice that.
+        longest: Pixels that are needed of a side: a JPEG is decoded no larger than twice that, and
+            a large picture is made smaller, to no less than that.
 
     Returns:
         The picture, and what had to be done to it.
@@ -51,7 +56,9 @@ def read_image(stream: BufferedIOBase, longest: int = 0) -> tuple[Image, list[st
     with _opened(stream) as image:
         if longest:
             image.draft(None, (2 * longest, 2 * longest))
-        plain = _plain(image, done)
+        if getattr(image, "n_frames", 1) > 1:
+            done.append("the first of several frames taken")
+        plain = _plain(_smaller(image, longest), done)
         pixels = np.asarray(plain, dtype=np.uint8)
     return (pixels[..., None] if pixels.ndim == 2 else pixels), done
 
@@ -98,15 +105,30 @@ _ORIENTATION = 0x0112  # of EXIF
 _DEEP = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")
 
 
+_UNMIXED = {"1": "L", "P": "RGB", "PA": "RGBA"}  # their neighbours have no mean
+
+
 def _is_grey(image: Any) -> bool:
     return image.mode in ("1", "L", "LA", "La", *_DEEP)
 
 
+def _smaller(image: Any, longest: int) -> Any:
+    """Bring a large picture to twice the pixels that are needed of a side, by whole steps."""
+    step = max(image.size) // (2 * longest) if longest else 0
+    if math.prod(image.size) <= LARGE or step < 2:
+        return image
+    if image.mode.startswith("I;16"):
+        image = image.convert("I")
+    elif "transparency" in image.info:
+        image = image.convert("RGBA")
+    elif image.mode in _UNMIXED:
+        image = image.convert(_UNMIXED[image.mode])
+    return image.reduce(step)
+
+
 def _plain(image: Any, done: list[str]) -> Any:
-    """Give the first frame, upright, opaque, in 8 bits, grey or in colours."""
+    """Give a picture upright, opaque, in 8 bits, grey or in colours."""
     pillow, operations = _pillow("PIL.Image"), _pillow("PIL.ImageOps")
-    if getattr(image, "n_frames", 1) > 1:
-        done.append("the first of several frames taken")
     if image.mode in _DEEP:
         done.append("16 bits a pixel or more brought to 8")
         return pillow.fromarray(_in_8_bits(np.asarray(image)))

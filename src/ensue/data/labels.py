@@ -16,6 +16,8 @@ UNBALANCED = 10
 UNKNOWN = -1
 """Number of a label that train lacks: whatever a model says of it is wrong."""
 _NAMED = 5
+LISTED = 12
+"""So many classes are named with their counts; of more the commonest and the rarest."""
 
 
 def class_names(labels: Iterable[str]) -> list[str]:
@@ -45,6 +47,7 @@ def check_classes(counts: Mapping[str, int], notes: Notes) -> None:
             f"there is nothing to tell apart: {len(counts)} class{'' if counts else 'es'}{only}",
             "At least two classes are needed; is it the column, or the folder, of the labels?",
         )
+    notes.say(_balance(counts))
     alike: dict[str, list[str]] = defaultdict(list)
     for name in counts:
         alike["".join(name.casefold().split())].append(name)
@@ -52,7 +55,8 @@ def check_classes(counts: Mapping[str, int], notes: Notes) -> None:
         if len(names) > 1:
             shown = " and ".join(f"{name!r} ({counts[name]:,})" for name in names)
             notes.say(
-                f"labels that differ in case or spaces alone are classes of their own: {shown}"
+                f"labels that differ in case or spaces alone are classes of their own: {shown};"
+                " write them alike to make them one"
             )
     once = [name for name, count in counts.items() if count == 1]
     if once:
@@ -60,12 +64,26 @@ def check_classes(counts: Mapping[str, int], notes: Notes) -> None:
             f"{len(once):,} classes have one example, which is learnt from and not validated on:"
             f" {some(once)}"
         )
-    most, least = max(counts, key=counts.__getitem__), min(counts, key=counts.__getitem__)
+    most, least = _extremes(counts)
     if counts[most] >= UNBALANCED * counts[least]:
         notes.say(
             f"unbalanced: {most!r} has {counts[most]:,} examples, {least!r} {counts[least]:,};"
             " --train.class-weights 0.5 lets rare classes count more"
         )
+
+
+def _extremes(counts: Mapping[str, int]) -> tuple[str, str]:
+    """Give the commonest class and the rarest one."""
+    return max(counts, key=counts.__getitem__), min(counts, key=counts.__getitem__)
+
+
+def _balance(counts: Mapping[str, int]) -> str:
+    """Name the classes, and how many examples each has."""
+    head = f"{len(counts):,} classes"
+    if len(counts) > LISTED:
+        most, least = _extremes(counts)
+        return f"{head}, from {most!r} ({counts[most]:,}) to {least!r} ({counts[least]:,})"
+    return f"{head}: " + ", ".join(f"{name!r} ({n:,})" for name, n in counts.items())
 
 
 def some(names: Sequence[str]) -> str:
@@ -148,7 +166,7 @@ def settle_splits(
         The classes, and of each row the number of its class.
 
     Raises:
-        DataError: There is nothing to learn from, or one class only.
+        DataError: There is nothing to learn from, one class only, or no class in common.
         UsageError: A test part is to be held out, and there is one.
     """
     if not (split == "train").any():
@@ -165,6 +183,12 @@ def settle_splits(
     for of in ("train", "valid", "test"):
         rows = np.flatnonzero(split == of)
         numbers[rows] = numbered([labels[i] for i in rows.tolist()], names, of, notes)
+        if len(rows) and (numbers[rows] == UNKNOWN).all():
+            raise DataError(
+                f"none of the labels of {of} is among train's:"
+                f" {some(class_names(labels[i] for i in rows.tolist()))}; train has {some(names)}",
+                "Are both written alike, and is it the same column?",
+            )
     for of, other in (("valid", "train"), ("test", "train"), ("test", "valid")):
         if twice := repeated(hashes[split == of], hashes[split == other]):
             notes.say(f"{twice:,} {what} of {of} also stand in {other}: its score flatters")
@@ -197,6 +221,8 @@ def _hold_out(
             f"{int((split == of).sum()):,} of {len(rows):,} {what} are {of}: the same share of"
             " each class, chosen by a hash of their content"
         )
+        if twice := len(rows) - len(np.unique(hashes[rows])):
+            notes.say(f"{twice:,} {what} stand there more than once: on one side each time")
 
 
 def held_out(

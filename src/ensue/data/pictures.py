@@ -43,7 +43,7 @@ LONGEST_SIDE = 64
 """Of pictures whose size nobody asked for: a CNN of two minutes on a processor reads no more."""
 SMALL_SIDE = 8
 """Pictures with a shorter side are worth a remark."""
-VERSION = 1
+VERSION = 2
 """Of what lies in the cache."""
 
 Pixels = NDArray[np.uint8]
@@ -166,20 +166,24 @@ def are_pictures(name: str) -> bool:
 
 
 def _is_gallery(folder: Path) -> bool:
-    """Whether most files of a folder are pictures in several folders: a book has some too."""
+    """Whether most files of a folder are pictures in several folders: a book has some too.
+
+    Where nothing but pictures is, in one folder or in none, they are meant, and refused as such.
+    """
     files = [p for p in islice(folder.rglob("*"), LOOKED_THROUGH) if p.is_file()]
-    homes = [p.parent for p in files if _is_picture(p.name) and p.parent != folder]
-    return len(set(homes)) > 1 and 2 * len(homes) > len(files)
+    pictures = [p.parent for p in files if _is_picture(p.name)]
+    homes = [parent for parent in pictures if parent != folder]
+    several = len(set(homes)) > 1 and 2 * len(homes) > len(files)
+    return several or 0 < len(pictures) == len(files)
 
 
 LOOKED_THROUGH = 5_000
 """Files of a folder that are looked at, to tell what is meant."""
 
 
-def _holds_classes(folder: Path) -> bool:
-    """Whether there is a picture in a folder in this folder, among the first few thousand files."""
-    files = islice(folder.rglob("*"), LOOKED_THROUGH)
-    return any(path.parent != folder and _is_picture(path.name) for path in files)
+def _holds_pictures(folder: Path) -> bool:
+    """Whether there is a picture in or below this folder, among the first few thousand files."""
+    return any(_is_picture(path.name) for path in islice(folder.rglob("*"), LOOKED_THROUGH))
 
 
 def _is_picture(name: str) -> bool:
@@ -195,7 +199,7 @@ def _found(name: str, label_column: str, split: str, notes: Notes) -> list[_Part
         DataError: It is missing, or holds no pictures with classes.
     """
     path = Path(name)
-    if path.is_dir() and not _holds_classes(path):
+    if path.is_dir() and not _holds_pictures(path):
         found = arrays.read_idx_folder(path, notes)
     elif path.is_dir() or path.suffix.lower() == ".zip":
         return _by_folder(name, _files_in(path), split, notes)
@@ -203,7 +207,7 @@ def _found(name: str, label_column: str, split: str, notes: Notes) -> list[_Part
         found = arrays.read_npz(path)
     elif arrays.is_idx(path):
         found = arrays.read_idx(path)
-    elif path.suffix.lower() in (".csv", ".tsv"):
+    elif arrays.is_table(path):
         found = arrays.read_pixel_table(path, label_column, notes)
     else:
         _refuse(path)

@@ -80,7 +80,11 @@ def read_columns(
 
 
 def choose_column(
-    samples: Sequence[Mapping[str, Any]], wanted: str, name: str, notes: Notes
+    samples: Sequence[Mapping[str, Any]],
+    wanted: str,
+    name: str,
+    notes: Notes,
+    flag: str = "--text-column",
 ) -> str:
     """Choose the column that holds the text: the one wanted, a usual name, or the longest.
 
@@ -89,6 +93,7 @@ def choose_column(
         wanted: The user's choice, or empty.
         name: The source's name, for messages.
         notes: Takes the remark on the choice.
+        flag: What chooses otherwise.
     """
     columns = list(dict.fromkeys(chain.from_iterable(samples)))
     if wanted:
@@ -103,6 +108,8 @@ def choose_column(
         for column in columns
     }
     strings = [column for column in columns if lengths[column]]
+    if columns and not any(value for row in samples for value in row.values()):
+        raise DataError(f"{name}: no row below the names of its columns", "Is it the whole file?")
     if not strings:
         raise DataError(
             f"{name}: no column holds text",
@@ -111,7 +118,7 @@ def choose_column(
     usual = [c for u in _USUAL for c in strings if c.strip().lower() == u]
     chosen = usual[0] if usual else max(strings, key=lambda column: lengths[column])
     if len(columns) > 1:
-        notes.add(f"text taken from column {chosen!r} (choose with --text-column)", name)
+        notes.add(f"text taken from column {chosen!r} (choose with {flag})", name)
     return chosen
 
 
@@ -235,33 +242,76 @@ def _csv(
         reader = csv.reader(ended, delimiter="\t", quoting=csv.QUOTE_NONE)
     else:
         reader = csv.reader(ended, delimiter=delimiter_in(first), strict=True)
+    rows = _Rows(reader)
     try:
         header = next(reader, [])
-        rows: Iterator[tuple[int, list[str]]] = ((reader.line_num, row) for row in reader if row)
-        numbered = bool(named) and all(map(str.isdigit, named)) and not {*named} & {*header}
-        if _names_columns(header) and not numbered:
+        rest = iter(rows)
+        sample = list(islice(rest, _SAMPLE_ROWS))
+        if _is_header(header, [row for _, row in sample], named):
             notes.add("first row taken as column names", name)
-        elif numbered or not named:
+        elif not named or all(map(str.isdigit, named)):
             notes.add("no column names found; columns are numbered from 1", name)
-            rows = chain([(1, header)], rows)
+            sample.insert(0, (1, header))
             header = [str(i + 1) for i in range(len(header))]
-        sample = list(islice(rows, _SAMPLE_ROWS))
         samples = [dict(zip(header, row, strict=False)) for _, row in sample]
         chosen = pick(samples or [dict.fromkeys(header, "")])
         places = [header.index(column) for column in chosen]
-        for number, row in chain(sample, rows):
+        for number, row in chain(sample, rest):
             if len(row) != len(header):
                 faults.add(number, f"{len(row)} fields where the header has {len(header)}")
             else:
                 yield f"{name}:{number}", tuple(row[place] for place in places)
     except csv.Error as error:
-        faults.add(reader.line_num, str(error))
+        if "end of data" in str(error):
+            faults.add(rows.begun, "a quote that is opened in this row is never closed")
+        else:
+            faults.add(reader.line_num, str(error))
     faults.finish()
+
+
+class _Rows:
+    """Rows that are not empty, each with the line it ends in.
+
+    Args:
+        reader: Of the csv module.
+    """
+
+    def __init__(self, reader: Any) -> None:
+        self.reader = reader
+        self.begun = 1  # the line where the row begins that is being read
+
+    def __iter__(self) -> Iterator[tuple[int, list[str]]]:
+        while True:
+            self.begun = self.reader.line_num + 1
+            row = next(self.reader, None)
+            if row is None:
+                return
+            if row:
+                yield self.reader.line_num, row
 
 
 def delimiter_in(line: str) -> str:
     """Give what stands between the cells of a CSV's first line."""
     return max(",;\t|", key=line.count)
+
+
+def _is_header(header: list[str], below: Sequence[list[str]], named: Sequence[str]) -> bool:
+    """Tell whether the first row holds the names of the columns.
+
+    Args:
+        header: The first row.
+        below: The rows after it.
+        named: Columns that the user has named: by their names, or by their numbers.
+    """
+    if {*named} & {*header}:
+        return True
+    if (named and all(map(str.isdigit, named))) or not _names_columns(header):
+        return False
+    # A name does not stand in its own column too; a label does, and would be lost with its row. A
+    # whole row that is there again is a name none the less: files were joined.
+    usual = any(cell.strip().lower() in _USUAL for cell in header)
+    others = (row for row in below if row != header)
+    return usual or not any(a == b for row in others for a, b in zip(header, row, strict=False))
 
 
 def _names_columns(header: Sequence[str]) -> bool:
