@@ -718,7 +718,7 @@ def compare(
     equal: str = "params",
     budget: str = "3min",
     seeds: int = 3,
-    rates: Sequence[float] = (0.5, 1.0, 2.0, 4.0),
+    rates: Sequence[float] = (),
     size: str = "",
     out: str | Path = "",
     valid: Sequence[str | Path] = (),
@@ -748,7 +748,8 @@ def compare(
         equal: What is equal: params (and tokens), flops or time.
         budget: What one run may take, its share of the learning-rate trials included.
         seeds: Runs of each candidate.
-        rates: Factors on the learning rates that are tried; a single one: no trial.
+        rates: Factors on the learning rates that are tried; a single one: no trial; none: as is
+            usual for the task.
         size: xs, s, m or l; empty: chosen for the budget.
         out: The folder; empty: a new one below ``runs/``. The same call again goes on with it.
         valid: Text to choose on; empty: a tenth of the data is held out.

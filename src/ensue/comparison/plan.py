@@ -282,21 +282,21 @@ def _chooser(
             "model": dict(request.models[name]),
             "size": request.size,
             "budget": request.budget,
-            "train": to_dict(_rates_to_try(request)),
+            "train": to_dict(_rates_to_try(request, name)),
         },
         name,
     )
     return Chooser(config, judge.material, Run(scratch), env, tracker, time.monotonic())
 
 
-def _rates_to_try(request: CompareConfig) -> TrainConfig:
-    """The same for all: a rate that suits one model already would be one more trial for it.
+def _rates_to_try(request: CompareConfig, name: str) -> TrainConfig:
+    """The same for all of one optimiser: a rate that suits a model would be one more trial for it.
 
     Without trials each begins at its own, as `ensue train` does.
     """
-    usual = find_step(find_kind(request.task).model, request.task).form.optimizer
+    form = find_step(str(request.models[name]["name"]), request.task).form
     trials = len(request.rates) > 1
-    return usual_rates(request.train, optimizer=usual) if trials else request.train
+    return usual_rates(request.train, optimizer=form.optimizer) if trials else request.train
 
 
 def _is_own(model: Any) -> bool:

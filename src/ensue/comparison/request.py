@@ -52,8 +52,9 @@ class CompareConfig:
     candidate, unless it is time that shall be equal."""
     seeds: int = 3
     """Runs of each candidate, which differ in first weights, order of the data and dropout."""
-    rates: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0)
-    """Factors on the learning rates that are tried for each candidate; a single one: no trial."""
+    rates: tuple[float, ...] = ()
+    """Factors on the learning rates that are tried for each candidate; a single one: no trial;
+    none: as is usual for the task."""
     size: str = ""
     """xs, s, m or l; empty: chosen for the budget."""
     num_beams: int = 5
@@ -63,6 +64,8 @@ class CompareConfig:
 
     def __post_init__(self) -> None:
         self._check_task()
+        if not self.rates:
+            object.__setattr__(self, "rates", find_kind(self.task).rates)
         if not self.models:
             names = [step.name for step in steps_for(self.task)]
             object.__setattr__(self, "models", {n: {"name": n} for n in names})
@@ -83,7 +86,7 @@ class CompareConfig:
             raise UsageError(f"seeds is {self.seeds}: at least one run is needed")
         if self.num_beams < 1:
             raise UsageError(f"num_beams is {self.num_beams}: 1 is the least, and greedy")
-        if not self.rates or min(self.rates) <= 0 or len(set(self.rates)) < len(self.rates):
+        if min(self.rates) <= 0 or len(set(self.rates)) < len(self.rates):
             raise UsageError("rates: give different factors above 0, such as 0.5 1 2")
         if self.size not in SIZES:
             raise UsageError(f"size: unknown value {self.size!r}{nearest(self.size, SIZES)}")
