@@ -68,6 +68,19 @@ def text_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
+@pytest.fixture(scope="session")
+def masked_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that fills in masked words, a little trained."""
+    folder = tmp_path_factory.mktemp("masked")
+    lines = [f"the quick brown fox number {i} sleeps near {7 * i % 90} dogs." for i in range(90)]
+    (folder / "book.txt").write_text("\n\n".join(lines))
+    book = [str(folder / "book.txt"), "--task", "mlm", "--model.context-length", "16"]
+    shape = ["--model.num-heads", "2", "--model.d-ff", "32"]
+    cache = ["--cache", str(folder / "cache"), "--out", str(folder / "run")]
+    assert main(["train", *book, *QUICK, *shape, *cache]) == 0
+    return folder / "run"
+
+
 @pytest.fixture
 def public_data() -> Path:
     """The folder of public data sets."""

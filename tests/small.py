@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from ensue.models.bert import MaskedLMConfig, TextBertConfig
 from ensue.models.cnn import CNNConfig, PictureCNNConfig, TextCNNConfig
 from ensue.models.gpt2 import GPT2Config
 from ensue.models.lstm import LSTMClassifierConfig, LSTMConfig
@@ -36,8 +37,11 @@ TEXT_MODELS: dict[str, Any] = {
     "cnn": TextCNNConfig(buckets=256, d_model=16, d_filters=8, dropout=0.0),
     "rnn": RNNClassifierConfig(buckets=256, d_model=16, num_layers=1, dropout=0.0),
     "lstm": LSTMClassifierConfig(buckets=256, d_model=16, num_layers=1, dropout=0.0),
+    "bert": TextBertConfig(context_length=48, d_model=16, num_layers=1, num_heads=2, dropout=0.0),
 }
 """Those that name the class of a text."""
+MASKED = MaskedLMConfig(context_length=16, d_model=16, num_layers=1, num_heads=2, dropout=0.0)
+"""That which fills in what is masked."""
 EVERY = pytest.mark.parametrize("model", list(MODELS))
 TWO = pytest.mark.parametrize("model", ["lstm", "gpt2"])
 """Where the model hardly matters: two as unlike as can be."""

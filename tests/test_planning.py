@@ -14,7 +14,7 @@ from ensue.nn.precision import precision
 from ensue.planning import build_empty, count_parameters, fitted, train_flops
 
 VOCAB = 1024
-NAMES = [step.name for step in LINEAGE]
+NAMES = [step.name for step in LINEAGE]  # of bert, which is no decoder, what fills in
 
 
 def sized(name: str, size: str) -> Any:

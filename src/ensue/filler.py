@@ -8,7 +8,6 @@ for while the others are masked, so that together they may not make sense.
 """
 
 import json
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -23,11 +22,10 @@ from ensue.decoding.engine import device_of, evaluating
 from ensue.embedding import Embedded
 from ensue.errors import DataError
 from ensue.nn.attention import mean_of_places
-from ensue.tokenizers import CLS, MASK, PAD_PIECE, SEP, Tokenizer
+from ensue.tokenizers import CLS, INSIDE, MASK, PAD_PIECE, SEP, Tokenizer
 
 TOGETHER = 64
 """Lines that are read at a time."""
-_INSIDE = re.compile(r" ?\x00##")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,7 +207,10 @@ class MaskFiller:
 
 def _written(text: str, gaps: Sequence[Gap]) -> str:
     """Put the likeliest piece into each gap; one that goes on within a word, without a space."""
-    for gap in gaps:
+    written, *parts = text.split(MASK, len(gaps))
+    for gap, part in zip(gaps, parts, strict=True):
         piece = gap.top[0][0]
-        text = text.replace(MASK, f"\0{piece}" if piece.startswith("##") else piece, 1)
-    return _INSIDE.sub("", text)
+        if piece.startswith(INSIDE):
+            written, piece = written.removesuffix(" "), piece.removeprefix(INSIDE)
+        written += piece + part
+    return written

@@ -24,10 +24,13 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch._dynamo  # noqa: F401 - torch wants it while a plan is made: here once for all
 
 from ensue.files import TEMPORARY, sha256_file
 from ensue.runs import Run
+from ensue.tasks.classify import IDF
+from ensue.tasks.labels import CLASSES
 from ensue.tasks.translate import SIDES
 from ensue.training.config import config_from_dict
 from ensue.training.plan import Plan
@@ -44,17 +47,60 @@ PATIENCE = 240.0  # seconds that one try may take
 WORDS = (
     "the a cat dog bird sat ran flew on under over mat tree hill far away and then again".split()
 )
-MODELS: dict[str, dict[str, Any]] = {
-    "mlp": {"name": "mlp", "window": 3, "d_model": 16, "num_layers": 1, "dropout": 0.1},
-    "cnn": {"name": "cnn", "d_model": 16, "num_layers": 2, "dropout": 0.1},
-    "rnn": {"name": "rnn", "d_model": 16, "num_layers": 1, "dropout": 0.1},
-    "gpt2": {"name": "gpt2", "d_model": 16, "num_layers": 1, "num_heads": 2, "dropout": 0.1},
-    "lstm": {"name": "lstm", "d_model": 16, "num_layers": 1, "dropout": 0.1},
+DATA = {
+    "lm": "text.txt",
+    "mlm": "text.txt",
+    "translate": "pairs.tsv",
+    "classify": "labelled.csv",
+    "pictures": "pictures.npz",
 }
-PAIR_MODELS: dict[str, dict[str, Any]] = {
-    "seq2seq": {"d_model": 16, "num_layers": 1, "dropout": 0.1},
-    "seq2seq_attention": {"d_model": 16, "num_layers": 1, "dropout": 0.1},
-    "transformer": {"d_model": 16, "num_layers": 1, "num_heads": 2, "dropout": 0.1},
+"""What is read, by task."""
+TOKENIZERS: dict[str, dict[str, Any]] = {
+    "lm": {"tokenizer": "bpe", "vocab_size": 300},
+    "mlm": {"vocab_size": 120},
+    "translate": {"tokenizer": "bpe", "vocab_size": 300},
+}
+"""Of the tasks whose tokens lie in the cache."""
+UPDATES: dict[str, dict[str, Any]] = {
+    "lm": {"global_batch_size": 4},
+    "mlm": {"batch_tokens": 48},
+    "translate": {"batch_tokens": 48, "label_smoothing": 0.1, "word_dropout": 0.1},
+    "classify": {"global_batch_size": 4, "label_smoothing": 0.1, "word_dropout": 0.1},
+    "pictures": {"global_batch_size": 4, "label_smoothing": 0.1},
+}
+"""What an update is made of."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model, and what it is trained for."""
+
+    model: str
+    """Its name in the lineage."""
+    task: str = "lm"
+    """What it learns."""
+    shape: dict[str, Any] = field(default_factory=dict)
+    """Of a tiny one, but for one layer of 16 with dropout."""
+    train: dict[str, Any] = field(default_factory=dict)
+    """Settings besides those of its task."""
+    start: str = ""
+    """The case whose weights it begins with, and has its shape from."""
+
+
+HEADS = {"num_heads": 2}
+CASES = {
+    "mlp": Case("mlp", shape={"window": 3, "context_length": 8}),
+    "cnn": Case("cnn", shape={"num_layers": 2, "context_length": 8}),
+    "rnn": Case("rnn", shape={"context_length": 8}),
+    "gpt2": Case("gpt2", shape={"context_length": 8, **HEADS}),
+    "lstm": Case("lstm", shape={"context_length": 8}),
+    "seq2seq": Case("seq2seq", "translate"),
+    "seq2seq_attention": Case("seq2seq_attention", "translate"),
+    "transformer": Case("transformer", "translate", HEADS),
+    "bert": Case("bert", "mlm", {"context_length": 16, **HEADS}),
+    "bert-from": Case("bert", "classify", train={"layer_decay": 0.8}, start="bert"),
+    "cnn-words": Case("cnn", "classify", {"buckets": 256, "d_filters": 8, "num_layers": None}),
+    "cnn-pictures": Case("cnn", "pictures", {"num_stages": 2}),
 }
 
 
@@ -63,7 +109,7 @@ class Outcome:
     """What a series of kills did."""
 
     model: str
-    """Its name in the lineage."""
+    """Which of the cases."""
     path: str
     """steps (tiny, by steps) or default (by a budget, all else chosen)."""
     steps: int = 0
@@ -86,21 +132,15 @@ class LostError(Exception):
     """A run could not go on after a kill."""
 
 
-def request(model: str, path: str, folder: Path, kills: int) -> dict[str, Any]:
+def request(case: Case, path: str, folder: Path, kills: int) -> dict[str, Any]:
     """Give the configuration of a run, as a recipe would."""
-    pairs = model in PAIR_MODELS
     data: dict[str, Any] = {"cache": str(folder / "cache")}
-    data["sources"] = [str(folder / ("pairs.tsv" if pairs else "text.txt"))]
-    task = {"task": "translate" if pairs else "lm"}
+    data["sources"] = [str(folder / DATA[case.task])]
+    common: dict[str, Any] = {"task": case.task, "model": {"name": case.model}, "data": data}
+    common |= {"start": str(folder / "start")} if case.start else {"size": "xs"}
     if path == "default":
         # Threads, precision and steps are measured.
-        return task | {
-            "data": data,
-            "model": {"name": model},
-            "size": "xs",
-            "budget": "20s",
-            "checkpoint_every": 5,
-        }
+        return common | {"budget": "20s", "checkpoint_every": 5}
     train = {
         "threads": 1,
         "precision": "fp32",
@@ -110,40 +150,50 @@ def request(model: str, path: str, folder: Path, kills: int) -> dict[str, Any]:
         "eval_every": 20,
         "eval_tokens": 256,
     }
-    if pairs:
-        shape = {"name": model} | PAIR_MODELS[model]
-        train |= {"batch_tokens": 48, "label_smoothing": 0.1, "word_dropout": 0.1}
-    else:
-        shape = MODELS[model] | {"context_length": 8}
-        train["global_batch_size"] = 4
-    return task | {
-        "data": data | {"tokenizer": "bpe", "vocab_size": 300},
-        "model": shape,
-        "size": "xs",
+    shape: dict[str, Any] = {"dropout": 0.1}
+    if not case.start:
+        shape |= {"d_model": 16, "num_layers": 1, **case.shape}
+    return common | {
+        "data": data | TOKENIZERS.get(case.task, {}),
+        "model": common["model"] | {k: v for k, v in shape.items() if v is not None},
         "steps": 60 + 14 * kills,
         "checkpoint_every": 10,
-        "train": train,
+        "train": train | UPDATES[case.task] | case.train,
     }
+
+
+def write_data(folder: Path, chosen: random.Random, size: int) -> None:
+    """Write what the cases read: as text about so many bytes."""
+    words = [chosen.choice(WORDS) for _ in range(size // 4)]
+    (folder / DATA["lm"]).write_text(" ".join(words))
+    said = [" ".join(words[i : i + 2 + i % 5]) for i in range(0, len(words), 6)]
+    rows = "".join(f"{line}\t{line.upper()}\n" for line in said)
+    (folder / DATA["translate"]).write_text(f"src\ttgt\n{rows}")
+    rows = "".join(f"{line},{'early' if line < 'g' else 'late'}\n" for line in said)
+    (folder / DATA["classify"]).write_text(f"text,label\n{rows}")
+    drawn = np.random.default_rng(chosen.randrange(1 << 30))
+    pictures = drawn.integers(0, 60, (300, 12, 12)).astype(np.uint8)
+    labels = ["dark", "light"] * 150
+    pictures[1::2, 3:9, 3:9] += 150
+    np.savez(folder / DATA["pictures"], x=pictures, y=labels)
+    old = time.time() - 60  # a file changed just now would be read again at each start
+    for name in DATA.values():
+        os.utime(folder / name, (old, old))
 
 
 class Harness:
     """One run, its killer and its reference."""
 
     def __init__(self, model: str, path: str, kills: int, seed: int, folder: Path) -> None:
-        self.outcome = Outcome(model, path)
+        self.outcome, self.case = Outcome(model, path), CASES[model]
         self.wanted, self.folder = kills, folder
         self.random = random.Random(seed)
         self.run, self.reference = folder / "killed", folder / "reference"
-        self.request = request(model, path, folder, kills)
-        size = 30_000 if path == "steps" else 150_000
-        words = [self.random.choice(WORDS) for _ in range(size // 4)]
-        (folder / "text.txt").write_text(" ".join(words))
-        said = [" ".join(words[i : i + 2 + i % 5]) for i in range(0, len(words), 6)]
-        rows = "".join(f"{line}\t{line.upper()}\n" for line in said)
-        (folder / "pairs.tsv").write_text(f"src\ttgt\n{rows}")
-        old = time.time() - 60  # a file changed just now would be read again at each start
-        for name in ("text.txt", "pairs.tsv"):
-            os.utime(folder / name, (old, old))
+        write_data(folder, self.random, 30_000 if path == "steps" else 150_000)
+        if self.case.start:
+            self.request = request(CASES[self.case.start], "steps", folder, 0)
+            self._finish(folder / "start")
+        self.request = request(self.case, path, folder, kills)
 
     def prove(self) -> Outcome:
         """Kill, resume, finish, compare."""
@@ -232,6 +282,8 @@ class Harness:
 
     def _where(self, where: str) -> str:
         if not (self.run / "plan.json").exists():
+            if self.case.task not in TOKENIZERS:
+                return "reading or measuring"
             cache = self.folder / "cache"
             if not list(cache.glob("tokenizers/*.json")):
                 return "learning the tokenizer"
@@ -275,8 +327,9 @@ class Harness:
 
     def _make_reference(self) -> None:
         reference = Run.create(self.reference)
-        for name in ("tokenizer.json", *((SIDES,) if self.outcome.model in PAIR_MODELS else ())):
-            shutil.copy2(self.run / name, self.reference / name)
+        for name in ("tokenizer.json", SIDES, CLASSES, IDF):  # what it has of what is learnt first
+            if (self.run / name).exists():
+                shutil.copy2(self.run / name, self.reference / name)
         plan = Plan.from_json(Run.open(self.run).read_plan(), str(self.run))
         # A life between two kills may be too short for a fit that the reference had time for.
         replace(plan, fit_every=0).write(reference)
@@ -323,8 +376,7 @@ def prove(model: str, path: str = "steps", kills: int = 3, seed: int = 0) -> Out
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Kill runs, resume them, compare.")
-    known = [*MODELS, *PAIR_MODELS]
-    parser.add_argument("--model", nargs="+", default=known, choices=known)
+    parser.add_argument("--model", nargs="+", default=[*CASES], choices=[*CASES])
     parser.add_argument("--path", default="steps", choices=["steps", "default"])
     parser.add_argument("--kills", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)

@@ -18,6 +18,10 @@ MODELS = [
     "seq2seq",
     "seq2seq_attention",
     "transformer",
+    "bert",
+    "bert-from",
+    "cnn-words",
+    "cnn-pictures",
 ]
 
 
@@ -36,7 +40,7 @@ def check(outcome: dict[str, Any], kills: int) -> None:
     assert len(outcome["kills"]) == kills, outcome
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(300)
 def test_three_kills_cost_no_bit_of_any_model() -> None:
     """A dropout state, an average or a record that a checkpoint forgets shows after one kill."""
     for outcome in outcomes("--kills", "3"):

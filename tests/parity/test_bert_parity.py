@@ -149,7 +149,7 @@ def assert_gradients(a: nn.Module, b: nn.Module, loss_a: Tensor, loss_b: Tensor)
 def test_what_was_pre_trained_equals_the_public_implementation(shape: Shape, train: bool) -> None:
     """A tanh GELU, an epsilon of 1e-5 or a pre-norm change these numbers by far more than 1e-5."""
     a = theirs(shape, BertForPreTraining)
-    b = MaskedLM(MaskedLMConfig(**sizes(shape))).train(train)
+    b = MaskedLM(MaskedLMConfig(next_sentence=True, **sizes(shape))).train(train)
     b.load_state_dict(ours_of(a.state_dict()))
     ids, length, segments, mask = batch(shape[-1])
     inputs = {"input_ids": ids, "attention_mask": mask.long(), "token_type_ids": segments}
@@ -177,7 +177,7 @@ def test_a_classifier_equals_the_public_implementation() -> None:
     b.load_state_dict(ours_of(a.state_dict()))
     ids, length, segments, mask = batch(2)
     expected = a(input_ids=ids, attention_mask=mask.long(), token_type_ids=segments).logits
-    given = b(ids, length, segments)
+    given = b(ids, length, segments=segments)
     assert_near(given, expected)
     weights = torch.randn_like(expected)
     assert_gradients(a, b, (expected * weights).sum(), (given * weights).sum())
@@ -188,7 +188,7 @@ def test_a_classifier_equals_the_public_implementation() -> None:
 def test_weights_go_there_and_back_and_nothing_is_left_over() -> None:
     """A tied or fused weight that is mapped one way only is lost at the first export."""
     a = theirs(SHAPES[0], BertForPreTraining)
-    b = MaskedLM(MaskedLMConfig(**sizes(SHAPES[0])))
+    b = MaskedLM(MaskedLMConfig(next_sentence=True, **sizes(SHAPES[0])))
     b.load_state_dict(ours_of(a.state_dict()))  # strict: all of ours are given, and no others
     given = b.state_dict()
     again = {name: their_part(name, given) for name in a.state_dict()}
@@ -199,7 +199,7 @@ def test_weights_go_there_and_back_and_nothing_is_left_over() -> None:
 
 def test_a_classifier_starts_with_what_was_pre_trained() -> None:
     """The encoder must have one name in both, for its weights to be loaded."""
-    first = MaskedLM(MaskedLMConfig(**sizes(SHAPES[0])))
+    first = MaskedLM(MaskedLMConfig(next_sentence=True, **sizes(SHAPES[0])))
     model = TextBert(TextBertConfig(classes=CLASSES, **sizes(SHAPES[0])))
     kept = {n: p for n, p in first.state_dict().items() if n.startswith("bert.")}
     left = model.load_state_dict(kept, strict=False)

@@ -14,8 +14,17 @@ from ensue.data.labelled import LabelledConfig
 from ensue.errors import UsageError
 from ensue.models import step_of, steps_for
 from ensue.models.mlp import NgramMLP
-from ensue.nn.words import Words
-from ensue.tasks.classify import TextBatch, TextRows, Texts, adversarial_loss, prepare, text_logits
+from ensue.nn.words import Bag, Words
+from ensue.tasks.classify import (
+    TextBatch,
+    TextRows,
+    Texts,
+    adversarial_loss,
+    prepare,
+    shown,
+    text_logits,
+    text_rows,
+)
 from ensue.tasks.labels import class_loss
 from ensue.tasks.measures import ACCURACY
 from ensue.training.config import RunConfig, TrainConfig
@@ -55,7 +64,7 @@ def made(source: Path, model: str = "cnn", **settings: Any) -> tuple[Texts, Any,
 
 
 def rows_of(material: Texts, config: Any, texts: list[str]) -> TextRows:
-    return TextRows(texts, material.reading, config.model, material.idf(config.model))
+    return text_rows(texts, material.reading, config.model, material.learnt(config.model))
 
 
 def awake(network: Any) -> Any:
@@ -186,7 +195,8 @@ def test_a_model_without_a_hidden_layer_is_linear(source: Path) -> None:
     material, config, _ = made(source, "mlp")
     network = NgramMLP(replace(config.model, hidden=False))
     awake(network)
-    inputs = rows_of(material, config, ["the cat", "an owl"]).inputs(np.arange(2))
+    inputs = shown(rows_of(material, config, ["the cat", "an owl"]), np.arange(2))
+    assert isinstance(inputs, Bag)
     said = network(*inputs) - network.bias
     twice = network(inputs.ids, inputs.starts, 2 * inputs.weights) - network.bias
     torch.testing.assert_close(2 * said, twice)
@@ -195,9 +205,11 @@ def test_a_model_without_a_hidden_layer_is_linear(source: Path) -> None:
 def test_a_word_that_training_never_saw_is_read_by_its_parts(source: Path) -> None:
     material, config, _ = made(source)
     known, slip, none = (
-        rows_of(material, config, [word]).inputs(np.arange(1)) for word in ("dogs", "dogz", "dogs")
+        shown(rows_of(material, config, [word]), np.arange(1)) for word in ("dogs", "dogz", "dogs")
     )
     assert isinstance(known, Words)
+    assert isinstance(slip, Words)
+    assert isinstance(none, Words)
     assert torch.equal(known.grams, none.grams)
     assert len({*known.grams[1].tolist()} & {*slip.grams[1].tolist()} - {0}) >= 4
 

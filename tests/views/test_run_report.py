@@ -240,6 +240,47 @@ def test_the_command_of_a_picture_classifier_makes_the_same_run(step):
     assert train_command(values).endswith("--rotate 20.0 --flip")
 
 
+def test_the_command_of_what_fills_in_makes_the_same_run():
+    """What is on unless it is switched off needs ``--no-``: it was left out, or given no value."""
+    from ensue.commands import parse_train
+
+    (step,) = steps_for("mlm")
+    config, values = asked("mlm", step, sources=("book.txt",))
+    command = train_command(values)
+    assert command == "ensue train book.txt --task mlm --model bert"
+    assert parse_train(shlex.split(command)[2:], "")[0] == config
+    config, values = asked(
+        "mlm", step, sources=("book.txt",), whole_words=False, next_sentence=True
+    )
+    command = train_command(values)
+    assert command.endswith("--no-whole-words --next-sentence")
+    assert parse_train(shlex.split(command)[2:], "")[0] == config
+
+
+@pytest.mark.parametrize("step", steps_for("classify"), ids=lambda step: step.name)
+def test_the_command_of_a_text_classifier_makes_the_same_run(step):
+    from ensue.commands import parse_train
+
+    config, values = asked("classify", step, sources=("a.csv",))
+    command = train_command(values)
+    assert command == f"ensue train a.csv --task classify --model {step.name}"
+    assert parse_train(shlex.split(command)[2:], "")[0] == config
+
+
+def test_the_command_and_the_card_name_the_run_that_was_begun_with(tmp_path):
+    """Without it the same command trains from nothing, and the card said that this one did."""
+    values = plan()
+    values |= {"request": {"task": "classify", "model": {"name": "bert"}, "start": "/home/al/pre"}}
+    values["config"] |= {"task": "classify", "start": "/home/al/pre"}  # type: ignore[operator]
+    assert "--model gpt2 --from pre" in train_command(values)
+    run = make(tmp_path, records(20, 5, True), "run")
+    write_card(run, values)
+    card = run.card_path.read_text("utf-8")
+    assert "trained from the weights of `pre` to name the class of a text" in card
+    assert "from nothing" not in card
+    assert "/home/al" not in card
+
+
 @pytest.mark.parametrize("step", steps_for("translate"), ids=lambda step: step.name)
 @pytest.mark.parametrize(
     ("data", "words"),

@@ -160,14 +160,16 @@ def parse_train(
     recipe = next((a for a in argv if a.endswith(".toml") and not a.startswith("-")), "")
     values = read_toml(Path(recipe)) if recipe else {}
     name = str(flag(argv, "--model") or dict(values.get("model", {})).get("name", ""))
+    start = flag(argv, "--from") or str(values.get("start", ""))
+    if start and not name:
+        # A run that was begun knows its model, and no longer needs the one that it began with.
+        begun = Run(Path(flag(argv, "--out")))
+        name = step_of(open_run(begun if begun.plan_path.exists() else start)[1].config.model).name
     task = flag(argv, "--task") or values.get("task") or task_of(argv, name)
     if task == "classify" and any(map(are_pictures, argv)):
         task = "pictures"  # they are classified too
         argv = _with_task(argv, task)
     kind = find_kind(str(task))
-    start = flag(argv, "--from") or str(values.get("start", ""))
-    if start and not name:
-        name = step_of(open_run(start)[1].config.model).name
     step = find_step(name or kind.model, kind.name)
     file = flag(argv, "--model").rpartition(":")[0]
     if file.endswith(".py"):

@@ -8,7 +8,7 @@ from typing import Any, Generic
 
 import tyro
 
-from ensue.commands import DATA, D, files_of, flag, parse, task_of
+from ensue.commands import DATA, F, files_of, flag, parse, task_of
 from ensue.comparison import CompareConfig, Result, compare
 from ensue.comparison.request import parse_models
 from ensue.console import Console, print_table
@@ -23,10 +23,10 @@ from ensue.views.text import size as in_bytes
 
 
 @dataclass(frozen=True, kw_only=True)
-class CompareArgs(Generic[D]):
+class CompareArgs(Generic[F]):
     """A comparison, as flags."""
 
-    data: tyro.conf.OmitArgPrefixes[D]
+    data: tyro.conf.OmitArgPrefixes[F]
     """What is read."""
     task: str = ""
     """What is learnt: lm, translate, classify; empty: told by the data."""

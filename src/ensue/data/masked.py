@@ -80,8 +80,8 @@ class Marks:
     sep: int
     mask: int
     pad: int
-    first: int
-    """The first id that is text."""
+    text: NDArray[np.int64]
+    """Those that are text, in order."""
     continues: NDArray[np.bool_]
     """Of each id."""
 
@@ -139,17 +139,21 @@ def mask(
         first: Rows that were masked before these: numbers the draws.
     """
     rows, steps = ids.shape
-    inside = ids >= marks.first
+    inside = np.isin(ids, marks.text)
     begins = inside & ~marks.continues[ids] if config.whole_words else inside
-    begins[:, 1] = inside[:, 1]  # a row may begin within a word
+    # Behind a mark a word begins, though its first pieces may stand in another row.
+    begins[:, 1:] |= inside[:, 1:] & ~inside[:, :-1]
     word = np.cumsum(begins, axis=1)
-    shares = random_shares(seed, first, rows, 3 * steps)
-    drawn = np.take_along_axis(shares[:, :steps], np.minimum(word, steps - 1), axis=1)
+    # Three numbers for each place, side by side: what is drawn for one must not change with how
+    # much padding its row has, which is another in another batch.
+    which, how, other = np.moveaxis(
+        random_shares(seed, first, rows, 3 * steps).reshape(rows, steps, 3), 2, 0
+    )
+    drawn = np.take_along_axis(which, np.minimum(word, steps - 1), axis=1)
     drawn = np.where(inside, drawn, np.float32(2))
     least = np.maximum(np.float32(config.mask_fraction), drawn.min(axis=1))
     chosen = inside & (drawn <= least[:, None])
-    how, other = shares[:, steps : 2 * steps], shares[:, 2 * steps :]
-    pieces = len(marks.continues) - marks.first
-    swapped = marks.first + np.minimum((other * pieces).astype(np.int64), pieces - 1)
+    # In fp64: the largest share times a length may round up to it in fp32.
+    swapped = marks.text[(other.astype(np.float64) * len(marks.text)).astype(np.int64)]
     shown = np.where(how < 1 - KEPT - SWAPPED, marks.mask, np.where(how < 1 - KEPT, swapped, ids))
     return Masked(np.where(chosen, shown, ids), np.where(chosen, ids, NOT_ASKED))

@@ -309,10 +309,10 @@ def encode(encoder: Any, sources: Sequence[Sequence[int]], pad_id: int) -> Any:
     return encoder.encode(pad_sequence(rows, batch_first=True, padding_value=pad_id), length)
 
 
-def device_of(decoder: Decoder) -> torch.device:
-    """Where the decoder's weights lie, and its tokens must."""
-    if isinstance(decoder, nn.Module):
-        for weight in decoder.parameters():
+def device_of(model: Any) -> torch.device:
+    """Where a model's weights lie, and its tokens must."""
+    if isinstance(model, nn.Module):
+        for weight in model.parameters():
             return weight.device
     return torch.device("cpu")
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ensue import data
 from ensue.data import Corpus, Tokens
-from ensue.data.masked import NOT_ASKED, Marks, MaskedConfig, mask, rows_of
+from ensue.data.masked import NOT_ASKED, Marks, MaskedConfig, Pieces, mask, rows_of
 from ensue.data.order import BucketOrder, random_shares
 from ensue.data.spool import Progress
 from ensue.decoding.engine import evaluating
@@ -53,8 +53,8 @@ class MaskedBatch:
 def marks_of(tokenizer: Tokenizer) -> Marks:
     """Give the ids that frame and mask a text."""
     ids = tokenizer.specials
-    first = max(ids.values()) + 1
-    return Marks(ids[CLS], ids[SEP], ids[MASK], ids[PAD_PIECE], first, tokenizer.continues)
+    text = np.setdiff1d(np.arange(tokenizer.vocab_size), [*ids.values()])
+    return Marks(ids[CLS], ids[SEP], ids[MASK], ids[PAD_PIECE], text, tokenizer.continues)
 
 
 class MaskedRows:
@@ -74,9 +74,19 @@ class MaskedRows:
         self.marks = marks_of(tokenizer)
         most = context_length - 2 - masking.next_sentence
         ids = np.asarray(tokens.ids)
-        self.pieces = rows_of(ids, tokenizer.eos_id, most, masking.short_rows)
-        if not len(self.pieces.starts):
+        found = rows_of(ids, tokenizer.eos_id, most, masking.short_rows)
+        if not len(found.starts):
             raise DataError("there is no text in it", "Give a longer text.")
+        known = np.zeros(tokenizer.vocab_size, dtype=np.bool_)
+        known[self.marks.text] = True
+        asked = np.logical_or.reduceat(known[ids], found.starts)  # of the others all is unknown
+        if not asked.any():
+            raise DataError(
+                "its tokenizer knows no word of it",
+                "Give more text like that which the tokenizer was learnt from, or another"
+                " tokenizer.",
+            )
+        self.pieces = Pieces(found.starts[asked], found.lengths[asked])
 
     @property
     def lengths(self) -> NDArray[np.int64]:
@@ -93,7 +103,7 @@ class MaskedRows:
         if asks:
             drawn = random_shares(seed ^ FOLLOWS, first, len(rows), 2)
             strange = (drawn[:, 0] < 0.5).astype(np.int64)
-            others = (drawn[:, 1] * len(self.lengths)).astype(np.int64)
+            others = (drawn[:, 1].astype(np.float64) * len(self.lengths)).astype(np.int64)
             for i in np.flatnonzero(strange).tolist():
                 other = self._cut(int(others[i]))[1]
                 halves[i] = halves[i][0], other[: max(1, len(halves[i][1]))]
@@ -163,14 +173,16 @@ class MaskedLanguageModelling:
     def loss(self, model: Any, batch: MaskedBatch) -> Loss:
         """Sum the negative log-likelihood of what is masked.
 
-        Where it is asked whether halves followed, the mean loss of that is added to the mean.
+        Where it is asked whether halves followed, the loss of that is added: of a row as often as
+        pieces are asked for in it, so that an update is the same however it is cut.
         """
         hidden = model(batch.tokens, batch.length, batch.segments)
         total = cross_entropy_sum(model.head, hidden, batch.targets, model.vocab_size)
         count = self.count(batch)
         if self.train.masking.next_sentence:
-            follows = F.cross_entropy(model.follows(hidden).float(), batch.strange)
-            total = total + count * follows
+            said = model.follows(hidden).float()
+            follows = F.cross_entropy(said, batch.strange, reduction="none")
+            total = total + ((batch.targets != NOT_ASKED).sum(dim=1) * follows).sum()
         return Loss(total, count)
 
     def evaluate(self, model: Any, max_targets: int = 0) -> Score:

@@ -161,6 +161,14 @@ def inherited(config: RunConfig[Any]) -> tuple[RunConfig[Any], str]:
     digest = weights_digest(run)
     kind = find_kind(config.task)
     data = kind.frozen(config.data, run.path.resolve())
+    usual = {f.name: f.default for f in fields(config.data)}
+    for name, asked in vars(config.data).items():
+        if getattr(data, name) != asked != usual[name]:
+            raise UsageError(
+                f"data.{name} {asked!r} is asked for, and a run to begin with, whose weights know"
+                " its own tokenizer alone",
+                f"Leave out --{name.replace('_', '-')}.",
+            )
     model = replace(ours, **values)
     return replace(config, data=data, model=model, size=plan.config.size), digest
 

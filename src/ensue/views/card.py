@@ -105,8 +105,10 @@ def _what(plan: Mapping[str, Any]) -> str:
         origin = f" The model is a class of its own, in {_code(code)}, which is not in this folder."
     else:
         origin = f" {step.paper} {step.year}: {step.idea}." if step else ""
+    start = str(part(plan, "config").get("start") or "")
+    began = f"the weights of {_code(place(start))}" if start else "nothing"
     return (
-        f"A model of {parameters:,} parameters (`{name}`), trained from nothing {kind.what}, with"
+        f"A model of {parameters:,} parameters (`{name}`), trained from {began} {kind.what}, with"
         f" ensue {_line(plan.get('version', ''))}.{origin}"
     )
 

@@ -37,6 +37,10 @@ USUAL: dict[str, tuple[Any, ...]] = {
     "rotate": (8.0,),
     "zoom": (0.08,),
     "optimizer": ("auto",),
+    "layer_decay": (1.0,),
+    "mask_fraction": (0.15,),
+    "whole_words": (True,),
+    "type_vocab_size": (2,),
     "adversarial": (-1.0,),
     "schedule": ("linear",),
     "keep_by": ("auto",),
@@ -218,6 +222,8 @@ def train_command(plan: Mapping[str, Any]) -> str:
         words += ["--task", task] if task != "lm" else []
     if model_name(plan) != "model":
         words += ["--model", ":".join(filter(None, [own_code(plan), model_name(plan)]))]
+    if request.get("start"):
+        words += ["--from", place(request["start"])]
     for key in ("size", "budget", "steps", "seed", "checkpoint_every"):
         if request.get(key):
             words += [f"--{key.replace('_', '-')}", str(request[key])]
@@ -226,6 +232,7 @@ def train_command(plan: Mapping[str, Any]) -> str:
         for key, value in part(request, table).items():
             if key not in NAMED and value not in usual.get(key, CHOSEN):
                 prefix = "" if table == "data" else f"{table}."
+                prefix = f"no-{prefix}" if value is False else prefix
                 words += [f"--{prefix}{key.replace('_', '-')}", *_flag_values(value)]
     return command(*words)
 
