@@ -47,6 +47,7 @@ SOURCES = {
     "chat": ("dialogues.jsonl",),
     "classify": ("reviews.csv",),
     "pictures": ("pictures/", "mnist/"),
+    "mlm": ("corpus.txt",),
 }
 """What the pages call data of each task."""
 
