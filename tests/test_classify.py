@@ -235,6 +235,8 @@ def test_filters_are_pictures_and_maps_have_places(
     assert list(seen.maps) == names
     assert all(found.ndim == 3 for found in seen.maps.values())
     assert len(seen.pictures) == 2 + len(names)
+    assert seen.pictures[1].svg() == seen.pictures[1]._repr_svg_()
+    assert "&lt;svg" in seen._repr_html_()
 
 
 def test_in_a_linear_model_what_speaks_adds_up_to_the_logit(folder: Path) -> None:

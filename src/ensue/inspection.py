@@ -12,7 +12,6 @@ Of a model that translates: what it writes, and where in the source it looks mea
 In a notebook the last line of a cell shows it.
 """
 
-import html
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -48,6 +47,7 @@ from ensue.views.looks import (
     surprise_facts,
     write_pictures,
 )
+from ensue.views.page import framed
 from ensue.views.pictures import Picture
 from ensue.views.text import command
 
@@ -134,11 +134,7 @@ class Look:
         return look_page(self.title, texts, self.notices, found, self.pictures, __version__)
 
     def _repr_html_(self) -> str:
-        # In a frame: the page's style would else repaint the notebook around it.
-        return (
-            f'<iframe sandbox srcdoc="{html.escape(self._page())}" title="ensue inspect"'
-            ' style="width: 100%; height: 40rem; border: 0"></iframe>'
-        )
+        return framed(self._page(), "ensue inspect")
 
     def __repr__(self) -> str:
         return f"Look({self.title!r}, {len(self.tokens)} tokens, {len(self.maps)} maps)"

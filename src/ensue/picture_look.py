@@ -3,6 +3,8 @@
 seen = ensue.look_at_picture("runs/pets", "cat.jpg")
 seen.answer.label
 seen.save("pictures")       # a page, and each picture as SVG and PNG
+
+In a notebook the last line of a cell shows it.
 """
 
 from collections.abc import Mapping
@@ -22,6 +24,7 @@ from ensue.nn.capture import capture
 from ensue.runs import Run
 from ensue.views.classes import look_pictures
 from ensue.views.looks import look_page, write_pictures
+from ensue.views.page import framed
 from ensue.views.pictures import Picture
 from ensue.views.text import place
 
@@ -72,14 +75,22 @@ class PictureLook:
 
     def save(self, folder: str | Path) -> list[Path]:
         """Write look.html, and each picture as SVG and, with matplotlib, as PNG."""
+        return write_pictures(Path(folder), "look.html", self._page(), self.pictures)
+
+    def _page(self) -> str:
         answer = self.answer
         found = {
             "picture": answer.source,
             "answer": answer.label,
             "confidence": f"{answer.confidence:.1%}",
         }
-        content = look_page(self.title, (), self.notices, found, self.pictures, __version__)
-        return write_pictures(Path(folder), "look.html", content, self.pictures)
+        return look_page(self.title, (), self.notices, found, self.pictures, __version__)
+
+    def _repr_html_(self) -> str:
+        return framed(self._page(), "ensue inspect")
+
+    def __repr__(self) -> str:
+        return f"PictureLook({self.title!r}, {self.answer.source!r}: {self.answer})"
 
 
 def look_at_picture(run: str | Path | Run | Classifier, picture: str | Path) -> PictureLook:

@@ -1,5 +1,7 @@
 """The lecture's convolution, and both picture classifiers beside torch's own modules."""
 
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,6 +12,7 @@ from ensue.models.mlp import MLPClassifier, MLPClassifierConfig
 from ensue.nn.conv import PictureConv
 from ensue.nn.precision import precision
 
+Rows = list[list[list[int]]]
 PICTURE = [
     [1, 0, 0, 0, 0, 1],
     [0, 1, 0, 0, 1, 0],
@@ -21,6 +24,8 @@ PICTURE = [
 FILTER = [[1, -1, -1], [-1, 1, -1], [-1, -1, 1]]
 STRIDE_1 = [[3, -1, -3, -1], [-3, 1, 0, -3], [-3, -3, 0, 1], [3, -2, -2, -1]]
 STRIDE_3 = [[3, -1], [3, -1]]
+FILTER_2 = [[-1, 1, -1], [-1, 1, -1], [-1, 1, -1]]
+MAP_2 = [[-1, -1, -1, -1], [-1, -1, -2, 1], [-1, -1, -2, 1], [-1, 0, -4, 3]]
 
 
 def close(ours: Tensor, theirs: Tensor, rtol: float = 1e-5) -> None:
@@ -28,13 +33,30 @@ def close(ours: Tensor, theirs: Tensor, rtol: float = 1e-5) -> None:
     torch.testing.assert_close(ours, theirs, rtol=rtol, atol=atol)
 
 
-@pytest.mark.parametrize(("stride", "found"), [(1, STRIDE_1), (3, STRIDE_3)])
-def test_the_picture_of_the_lecture(stride: int, found: list[list[int]]) -> None:
-    conv = PictureConv(1, 1, 3, stride, padding=0)
+@pytest.mark.parametrize(
+    ("filters", "stride", "maps"),
+    [
+        ([FILTER], 1, [STRIDE_1]),
+        ([FILTER], 3, [STRIDE_3]),
+        ([FILTER, FILTER_2], 1, [STRIDE_1, MAP_2]),
+    ],
+)
+def test_the_picture_of_the_lecture(filters: Rows, stride: int, maps: Rows) -> None:
+    """A filter that is mirrored, or whose taps are laid out by column, gives other numbers."""
+    conv = PictureConv(1, len(filters), 3, stride, padding=0)
     with torch.no_grad():
-        conv.weight.copy_(torch.tensor(FILTER).view(1, 9))
+        conv.weight.copy_(torch.tensor(filters).flatten(1))
         conv.bias.zero_()
-    assert conv(torch.tensor(PICTURE).float()[None, None])[0, 0].tolist() == found
+    assert conv(torch.tensor(PICTURE).float()[None, None])[0].tolist() == maps
+
+
+def test_the_convolution_page_shows_the_numbers_of_this_test() -> None:
+    """The page's example is what a class copies from the board."""
+    page = Path(__file__).parents[2] / "docs" / "lineage" / "cnn.md"
+    lines = [" ".join(line.split()) for line in page.read_text(encoding="utf-8").splitlines()]
+    for rows in (PICTURE, FILTER, STRIDE_1, STRIDE_3, FILTER_2, MAP_2):
+        for row in rows:
+            assert any(f" {' '.join(map(str, row))} " in f" {line} " for line in lines), row
 
 
 @pytest.mark.parametrize("stride", [1, 2])

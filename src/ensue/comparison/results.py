@@ -20,6 +20,7 @@ from ensue.tasks.measures import Measure
 from ensue.training.config import config_from_dict
 from ensue.training.tracking import Tracker
 from ensue.views.comparison import write_comparison
+from ensue.views.page import framed
 from ensue.views.text import command, kind_of, place
 
 CONTEXTS: dict[str, tuple[int, ...]] = {
@@ -157,7 +158,8 @@ class Result:
             yield row["model"], row[self.measures[0].name]
 
     def _repr_html_(self) -> str:
-        return (self.folder / "report.html").read_text(encoding="utf-8")
+        content = (self.folder / "report.html").read_text(encoding="utf-8")
+        return framed(content, "ensue compare")
 
 
 def _cost(measure: Measure, one: Mapping[str, Any]) -> float:

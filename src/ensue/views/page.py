@@ -45,6 +45,14 @@ def footer(version: object) -> str:
     )
 
 
+def framed(content: str, title: str) -> str:
+    """Give a page as a notebook can show it: in a frame, else its style would repaint all."""
+    return (
+        f'<iframe sandbox srcdoc="{html.escape(content)}" title="{escaped(title)}"'
+        ' style="width: 100%; height: 40rem; border: 0"></iframe>'
+    )
+
+
 def escaped(value: object) -> str:
     """Make text safe in HTML, inside attributes too, and its control characters visible."""
     return html.escape(visible(str(value)))

@@ -96,6 +96,9 @@ class Picture:
             f'<rect width="100%" height="100%" fill="#fff"/>{drawn}</svg>\n'
         )
 
+    def _repr_svg_(self) -> str:
+        return self.svg()  # a notebook shows it
+
 
 class _Grid:
     """Panels in rows of even columns."""
