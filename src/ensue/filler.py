@@ -10,12 +10,13 @@ for while the others are masked, so that together they may not make sense.
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from itertools import islice
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from ensue.decoding.engine import device_of, evaluating
@@ -149,22 +150,13 @@ class MaskFiller:
         return (f"read up to its piece {self.room:,}",) if count > self.room else ()
 
     def _filled(self, texts: Sequence[str], top_k: int) -> Iterator[Filled]:
-        mask = self.tokenizer.specials[MASK]
-        read = [self._with_gaps(text) for text in texts]
-        usable = [i for i, row in enumerate(read) if mask in row[: self.room]]
-        found: dict[int, list[Gap]] = {}
-        if usable:
-            rows = [read[i][: self.room] for i in usable]
-            tokens, length = self._framed(rows)
-            with evaluating(self.model), torch.inference_mode():
-                hidden = self.model(tokens, length)
-                asked = tokens == mask
-                gaps = self._gaps(self.model.head(hidden[asked]).float(), top_k)
-            counts = asked.sum(dim=1).tolist()
-            for i, count in zip(usable, counts, strict=True):
-                found[i] = list(islice(gaps, count))
+        read = [self.ids(text) for text in texts]
+        rows = [row[: self.room] for row in read]
+        counts = [row.count(self.tokenizer.specials[MASK]) for row in rows]
+        usable = [row for row, count in zip(rows, counts, strict=True) if count]
+        gaps = self._gaps(self.logprobs(usable), top_k) if usable else iter(())
         for i, text in enumerate(texts):
-            gaps_of, count = found.get(i, []), text.count(MASK)
+            gaps_of, count = list(islice(gaps, counts[i])), text.count(MASK)
             if not gaps_of:
                 why = f"there is no {MASK} in it"
                 if count:
@@ -178,7 +170,21 @@ class MaskFiller:
                 source=text, text=_written(text, gaps_of), gaps=tuple(gaps_of), notices=notices
             )
 
-    def _with_gaps(self, text: str) -> list[int]:
+    def logprobs(self, rows: Sequence[list[int]]) -> Float[Tensor, "N V"]:
+        """Say what may stand in each gap of rows, one after another; marks may not."""
+        tokens, length = self._framed(rows)
+        with evaluating(self.model), torch.inference_mode():
+            hidden = self.model(tokens, length)
+            gaps = hidden[tokens == self.tokenizer.specials[MASK]]
+            logits = self.model.head(gaps).float()[:, : self.tokenizer.vocab_size]
+            logits = logits.index_fill(1, self._marks.to(logits.device), -torch.inf)
+            return logits.log_softmax(dim=1).cpu()
+
+    @cached_property
+    def _marks(self) -> Int[Tensor, " M"]:
+        return torch.tensor([*self.tokenizer.specials.values()])
+
+    def ids(self, text: str) -> list[int]:
         """Give the ids of a text in which [MASK] is a gap; elsewhere it is text like any other."""
         mask, ids = self.tokenizer.specials[MASK], list[int]()
         for i, part in enumerate(text.split(MASK)):
@@ -186,12 +192,9 @@ class MaskFiller:
             ids += self.tokenizer.encode(part)
         return ids
 
-    def _gaps(self, logits: Float[Tensor, "N V"], top_k: int) -> Iterator[Gap]:
-        """Name the likeliest pieces of each gap; marks are none."""
-        logits = logits[:, : self.tokenizer.vocab_size].clone()
-        logits[:, [*self.tokenizer.specials.values()]] = -torch.inf
-        shares = logits.softmax(dim=1)
-        best, ids = shares.topk(min(top_k, shares.shape[1]), dim=1)
+    def _gaps(self, logprobs: Float[Tensor, "N V"], top_k: int) -> Iterator[Gap]:
+        """Name the likeliest pieces of each gap."""
+        best, ids = logprobs.exp().topk(min(top_k, logprobs.shape[1]), dim=1)
         for values, pieces in zip(best.tolist(), ids.tolist(), strict=True):
             named = [self.tokenizer.token_text(piece) for piece in pieces]
             yield Gap(top=tuple(zip(named, values, strict=True)))

@@ -27,11 +27,12 @@ from torch import Tensor, nn
 from ensue import __version__
 from ensue.decoding.engine import device_of, evaluating
 from ensue.errors import UsageError
+from ensue.filler import MaskFiller
 from ensue.models.custom import allow
 from ensue.nn.capture import Maps, capture
 from ensue.runs import Run
 from ensue.tasks.translate import translator_of
-from ensue.tokenizers import Tokenizer
+from ensue.tokenizers import CLS, MASK, SEP, Tokenizer
 from ensue.training.session import load_model, open_run, require_task
 from ensue.translator import Search, Translator
 from ensue.views.looks import (
@@ -85,12 +86,20 @@ class Look:
     """What was cut or could not be spelt."""
     source: Source | None = None
     """What a model that translates was told; the text is then what it writes."""
+    given: str = "all before it"
+    """What the model knew when it expected a token, in words."""
 
     @cached_property
     def pictures(self) -> list[Picture]:
         """Everything drawn."""
         return pictures(
-            self.tokens, self.positions, self.by_distance, self.reach, self.maps, self.source
+            self.tokens,
+            self.positions,
+            self.by_distance,
+            self.reach,
+            self.maps,
+            self.source,
+            self.given,
         )
 
     @property
@@ -157,12 +166,11 @@ def look(run: str | Path | Run, text: str, *, target: str = "", code: str | Path
     if code:
         allow(code)
     opened, plan = open_run(run)
-    translates = plan.config.task == "translate"
-    if not translates:
-        require_task(opened, plan, "lm")
+    task = plan.config.task
+    require_task(opened, plan, ("lm", "mlm", "translate"))
     model, tokenizer = load_model(opened)
     name = opened.path.resolve().name
-    if translates:
+    if task == "translate":
         translator = translator_of(model, opened.path, plan.config.data.max_tokens)
         return look_at_translation(translator, text, target, name)
     if target:
@@ -170,6 +178,8 @@ def look(run: str | Path | Run, text: str, *, target: str = "", code: str | Path
             f"{opened.path} does not translate: there is no target",
             f"Without one: {command('ensue', 'inspect', opened.path, text)}",
         )
+    if task == "mlm":
+        return look_at_masked(MaskFiller(model, tokenizer), text, name)
     return look_at(model, tokenizer, text, name)
 
 
@@ -209,6 +219,51 @@ def look_at(model: Any, tokenizer: Tokenizer, text: str, name: str = "") -> Look
         reach=reach_of(model),
         maps=shown,
         notices=tuple(notices),
+    )
+
+
+def look_at_masked(filler: MaskFiller, text: str, name: str = "") -> Look:
+    """Look at a model that fills in while it reads a text; see `look`.
+
+    What it expects at a place it is asked with that place masked, all others as they are: the
+    surprise is of each piece given all the others.
+
+    Args:
+        filler: The model with its tokenizer.
+        text: What it reads; [MASK] is a gap.
+        name: What to call it, beside its class.
+    """
+    tokenizer, notices = filler.tokenizer, list[str]()
+    ids = filler.ids(text)
+    if not ids:
+        raise UsageError("the text is empty", 'For instance: ensue inspect RUN "A [MASK] day"')
+    if len(ids) > filler.room:
+        notices.append(f"Of {len(ids):,} pieces the first {filler.room:,} are read.")
+    if min(len(ids), filler.room) > SHOWN:
+        notices.append(f"Pictures show the last {SHOWN} tokens.")
+    ids = ids[: filler.room]
+    mask = tokenizer.specials[MASK]
+    asked = [[*ids[:i], mask, *ids[i + 1 :]] for i in range(len(ids))]
+    at_once = max(1, READ * READ // len(ids))
+    logprobs = []
+    for first in range(0, len(asked), at_once):
+        some = asked[first : first + at_once]
+        counts = [row.count(mask) for row in some]  # of a text with gaps more than the one
+        own = [sum(counts[:i]) + some[i][: first + i].count(mask) for i in range(len(some))]
+        logprobs.append(filler.logprobs(some)[own])
+    with capture(filler.model) as maps:
+        filler.logprobs([ids])
+    marks = tokenizer.specials
+    return Look(
+        title=_title(filler.model, name),
+        text=" ".join(map(tokenizer.token_text, ids)).replace(" ##", ""),
+        tokens=tuple(tokenizer.token_text(i) for i in (marks[CLS], *ids, marks[SEP])),
+        positions=_positions(torch.cat(logprobs), ids, tokenizer, MASK),
+        by_distance=(),
+        reach=None,
+        maps=whole(maps),
+        notices=tuple(notices),
+        given="all the others, before it and after it",
     )
 
 
@@ -339,12 +394,13 @@ def _positions(
     best = logprobs[:, : tokenizer.vocab_size].topk(min(TOP, tokenizer.vocab_size))
     shares, ids = best.values.exp().tolist(), best.indices.tolist()
     for i in range(len(logprobs)):
-        logprob = float(logprobs[i, comes[i]]) if i < len(comes) else None
+        logprob = float(logprobs[i, comes[i]]) if i < len(comes) else -math.inf
+        known = math.isfinite(logprob)  # a gap is none of what may stand there
         found.append(
             Position(
-                token="" if logprob is None else _spelt(tokenizer, comes[i], mark),
-                probability=None if logprob is None else math.exp(logprob),
-                bits=None if logprob is None else max(0.0, -logprob / math.log(2)),
+                token=_spelt(tokenizer, comes[i], mark) if i < len(comes) else "",
+                probability=math.exp(logprob) if known else None,
+                bits=max(0.0, -logprob / math.log(2)) if known else None,
                 top=tuple(
                     (_spelt(tokenizer, token, "(end)"), share)
                     for token, share in zip(ids[i], shares[i], strict=True)

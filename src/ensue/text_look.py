@@ -29,7 +29,7 @@ from ensue.runs import Run
 from ensue.tasks.classify import BagTexts, shown
 from ensue.views.classes import answer_picture, speaking_heads, speaking_rows
 from ensue.views.looks import SHOWN, fits, insides, look_page, right_to_left, write_pictures
-from ensue.views.page import table
+from ensue.views.page import framed, table
 from ensue.views.pictures import Picture
 from ensue.views.text import place, visible
 
@@ -121,12 +121,15 @@ class TextLook:
 
     def save(self, folder: str | Path) -> list[Path]:
         """Write look.html, and each picture as SVG and, with matplotlib, as PNG."""
+        return write_pictures(Path(folder), "look.html", self._page(), self.pictures)
+
+    def _page(self) -> str:
         found = {
             "answer": self.answer.label,
             "confidence": f"{self.answer.confidence:.1%}",
             "tokens read": f"{len(self.tokens):,}",
         }
-        content = look_page(
+        return look_page(
             self.title,
             [self.text],
             self.notices,
@@ -135,7 +138,12 @@ class TextLook:
             __version__,
             table("The words that speak most", self.heads, self.rows),
         )
-        return write_pictures(Path(folder), "look.html", content, self.pictures)
+
+    def _repr_html_(self) -> str:
+        return framed(self._page(), "ensue inspect")
+
+    def __repr__(self) -> str:
+        return f"TextLook({self.title!r}, {self.answer})"
 
 
 def look_at_text(run: str | Path | Run | Classifier, text: str) -> TextLook:

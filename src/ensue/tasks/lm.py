@@ -17,7 +17,7 @@ from ensue.decoding.engine import evaluating
 from ensue.errors import UsageError
 from ensue.nn.loss import cross_entropy_sum
 from ensue.tasks.measures import BITS
-from ensue.tasks.task import Loss, RowTask, Score, Shape, refuse_unused
+from ensue.tasks.task import Loss, RowTask, Score, Shape, Task, refuse_unused
 from ensue.tokenizers import Tokenizer, load_tokenizer, train_tokenizer
 
 EVAL_TOKENS = 8192
@@ -110,12 +110,7 @@ class Text:
 
     def filled(self, model: Any) -> Any:
         """Give a config the vocabulary, and a context that both splits hold."""
-        entries = self.tokenizer.vocab_size
-        model = replace(model, vocab_size=model.vocab_size or entries)
-        if model.vocab_size < entries:
-            raise UsageError(
-                f"model.vocab_size {model.vocab_size} is smaller than the tokenizer's {entries}"
-            )
+        model = replace(model, vocab_size=vocabulary_of(model, self.tokenizer))
         longest = max_window(min(self.train_targets, self.valid_targets))
         return replace(model, context_length=min(model.context_length, longest))
 
@@ -142,7 +137,7 @@ class Text:
         """All updates are alike."""
         return [Shape(config.train.global_batch_size, config.model.context_length)]
 
-    def task(self, config: Any, device: torch.device) -> LanguageModelling:
+    def task(self, config: Any, device: torch.device) -> Task:
         """Make the task of a run whose shape is known."""
         return LanguageModelling(
             self.corpus.train,
@@ -166,7 +161,7 @@ class Text:
             ("text", f"{train.num_bytes:,} bytes to learn from, {valid.num_bytes:,} held out"),
             (
                 "tokens",
-                f"{self.train_targets:,} of a {tokenizer.kind} tokenizer with"
+                f"{len(train.ids):,} of a {tokenizer.kind} tokenizer with"
                 f" {tokenizer.vocab_size:,} ids",
             ),
         ]
@@ -182,13 +177,32 @@ def prepare(config: DataConfig, on_progress: Progress) -> Text:
     Raises:
         DataError: As of `ensue.data.corpus.prepare`.
     """
+    return Text(*tokenised(config, on_progress))
+
+
+def tokenised(config: DataConfig, on_progress: Progress) -> tuple[Corpus, Tokenizer]:
+    """Give the tokens of a text, and what made them; see `prepare`."""
     corpus = data.prepare(
         config,
         make_tokenizer=lambda kind, texts, size: train_tokenizer(kind, texts, vocab_size=size),
         load_tokenizer=load_tokenizer,
         on_progress=on_progress,
     )
-    return Text(corpus, load_tokenizer(corpus.tokenizer_path))
+    return corpus, load_tokenizer(corpus.tokenizer_path)
+
+
+def vocabulary_of(model: Any, tokenizer: Tokenizer) -> int:
+    """Give the entries of a model's vocabulary: the tokenizer's, unless it asks for more.
+
+    Raises:
+        UsageError: It asks for fewer.
+    """
+    entries: int = model.vocab_size or tokenizer.vocab_size
+    if entries < tokenizer.vocab_size:
+        raise UsageError(
+            f"model.vocab_size {entries} is smaller than the tokenizer's {tokenizer.vocab_size}"
+        )
+    return entries
 
 
 def frozen(config: DataConfig, folder: Path) -> DataConfig:

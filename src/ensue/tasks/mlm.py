@@ -5,7 +5,6 @@ are no bits per byte: the score is the loss of a masked piece, in nats, and how 
 """
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,6 @@ from jaxtyping import Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ensue import data
 from ensue.data import Corpus, Tokens
 from ensue.data.masked import NOT_ASKED, Marks, MaskedConfig, Pieces, mask, rows_of
 from ensue.data.order import BucketOrder, random_shares
@@ -23,9 +21,11 @@ from ensue.data.spool import Progress
 from ensue.decoding.engine import evaluating
 from ensue.errors import DataError, UsageError
 from ensue.nn.loss import cross_entropy_sum
+from ensue.tasks.lm import Text, tokenised, vocabulary_of
+from ensue.tasks.lm import frozen as frozen  # its tokenizer is in its folder, as of any text
 from ensue.tasks.measures import ACCURACY, FOLLOWING, LOSS
 from ensue.tasks.task import Loss, Score, Shape, refuse_unused
-from ensue.tokenizers import CLS, MASK, PAD_PIECE, SEP, Tokenizer, load_tokenizer, train_tokenizer
+from ensue.tokenizers import CLS, MASK, PAD_PIECE, SEP, Tokenizer
 
 EVAL_TOKENS, EVAL_ROWS = 8192, 512
 """Tokens in one batch of evaluation, and rows at most."""
@@ -253,7 +253,7 @@ def score(
     )
 
 
-class MaskedText:
+class MaskedText(Text):
     """A tokenised text whose words are masked; see `ensue.tasks.task.Material`.
 
     Args:
@@ -263,22 +263,15 @@ class MaskedText:
     """
 
     def __init__(self, corpus: Corpus, tokenizer: Tokenizer, config: MaskedConfig) -> None:
-        self.corpus, self.tokenizer, self.config = corpus, tokenizer, config
-        self.fingerprint, self.notes = corpus.fingerprint, corpus.notes
-        self.valid_text = corpus.valid.fingerprint
-        share = config.mask_fraction
-        self.train_targets = max(1, round(share * len(corpus.train.ids)))
-        self.valid_targets = max(1, round(share * len(corpus.valid.ids)))
+        super().__init__(corpus, tokenizer)
+        self.config = config
+        self.train_targets = max(1, round(config.mask_fraction * self.train_targets))
+        self.valid_targets = max(1, round(config.mask_fraction * self.valid_targets))
         self._known: dict[tuple[str, int], MaskedRows] = {}
 
     def filled(self, model: Any) -> Any:
         """Give a config the vocabulary."""
-        entries = self.tokenizer.vocab_size
-        model = replace(model, vocab_size=model.vocab_size or entries)
-        if model.vocab_size < entries:
-            raise UsageError(
-                f"model.vocab_size {model.vocab_size} is smaller than the tokenizer's {entries}"
-            )
+        model = replace(model, vocab_size=vocabulary_of(model, self.tokenizer))
         if model.context_length < 8:
             raise UsageError(
                 f"model.context_length {model.context_length} is too short for a text with marks",
@@ -322,25 +315,9 @@ class MaskedText:
         )
         return MaskedLanguageModelling(train, valid, config, device)
 
-    def save(self, folder: Path, model: Any) -> None:
-        """Write the tokenizer into a run folder."""
-        self.tokenizer.save(folder / "tokenizer.json")
-
     def facts(self) -> list[tuple[str, str]]:
         """Say what there is, for `ensue plan`."""
-        train, valid, tokenizer = self.corpus.train, self.corpus.valid, self.tokenizer
-        rows = [
-            ("text", f"{train.num_bytes:,} bytes to learn from, {valid.num_bytes:,} held out"),
-            (
-                "tokens",
-                f"{len(train.ids):,} of a {tokenizer.kind} tokenizer with"
-                f" {tokenizer.vocab_size:,} ids; {self.config.mask_fraction:.0%} are masked",
-            ),
-        ]
-        unspelt = train.unspelt_bytes + valid.unspelt_bytes
-        if unspelt:
-            rows.append(("problem", f"the tokenizer cannot spell {unspelt:,} bytes"))
-        return rows
+        return [*super().facts(), ("masked", f"{self.config.mask_fraction:.0%} of the pieces")]
 
 
 def prepare(config: MaskedConfig, on_progress: Progress) -> MaskedText:
@@ -349,15 +326,4 @@ def prepare(config: MaskedConfig, on_progress: Progress) -> MaskedText:
     Raises:
         DataError: As of `ensue.data.corpus.prepare`.
     """
-    corpus = data.prepare(
-        config,
-        make_tokenizer=lambda kind, texts, size: train_tokenizer(kind, texts, vocab_size=size),
-        load_tokenizer=load_tokenizer,
-        on_progress=on_progress,
-    )
-    return MaskedText(corpus, load_tokenizer(corpus.tokenizer_path), config)
-
-
-def frozen(config: MaskedConfig, folder: Path) -> MaskedConfig:
-    """Give the config of a run that was begun: its tokenizer is the one in its folder."""
-    return replace(config, tokenizer=str(folder / "tokenizer.json"))
+    return MaskedText(*tokenised(config, on_progress), config)

@@ -88,6 +88,7 @@ def pictures(
     reach: int | None,
     maps: Mapping[str, Map],
     source: Source | None = None,
+    given: str = "all before it",
 ) -> list[Picture]:
     """Draw what was seen of a model at work: its guesses, how far back it looks, its insides.
 
@@ -99,8 +100,9 @@ def pictures(
         maps: Attention (H, T, T), alignment (H, T, S), gates (T, 3, D) and states (T, D), by the
             tap's name; one of another name or shape is left out.
         source: What a model that translates was told.
+        given: What the model knew of each token's surroundings, in words.
     """
-    drawn = [_surprise(positions[-SHOWN:])]
+    drawn = [_surprise(positions[-SHOWN:], given)]
     if by_distance:
         drawn.append(_influence(by_distance, reach))
     axes = {"T": tokens, "W": [position.token for position in positions]}
@@ -177,13 +179,13 @@ WAYS = ("ahead", "back")
 """How the parts are called that read a text from its start, and from its end."""
 
 
-def _surprise(positions: Sequence[Position]) -> Picture:
+def _surprise(positions: Sequence[Position], given: str) -> Picture:
     known = [p for p in positions if p.bits is not None and p.probability is not None]
     return Picture(
         name="surprise",
         title="How surprising each token is",
-        caption="Bits of surprise at each token, given all before it: 0 was certain, 1 as a coin's"
-        " fall, 8 as a byte that nobody can guess. In words: the probability that the model gave.",
+        caption=f"Bits of surprise at each token, given {given}: 0 was certain, 1 as a coin's fall,"
+        " 8 as a byte that nobody can guess. In words: the probability that the model gave.",
         panels=[
             Bars(
                 title="bits of surprise",
@@ -198,7 +200,7 @@ def _surprise(positions: Sequence[Position]) -> Picture:
     )
 
 
-POSITION_HEADS = ("comes", "bits", "probability", "likeliest before it came")
+POSITION_HEADS = ("comes", "bits", "probability", "likeliest before it was seen")
 
 
 def position_rows(positions: Sequence[Position]) -> list[list[str]]:
@@ -207,7 +209,7 @@ def position_rows(positions: Sequence[Position]) -> list[list[str]]:
     for p in positions:
         guesses = ", ".join(f"{label(token)} {percent(share)}" for token, share in p.top)
         if p.bits is None or p.probability is None:
-            rows.append(["(the end)", "–", "–", guesses])
+            rows.append([label(p.token) or "(the end)", "–", "–", guesses])
         else:
             rows.append([label(p.token), f"{p.bits:.2f}", percent(p.probability), guesses])
     return rows
