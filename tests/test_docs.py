@@ -20,6 +20,7 @@ from ensue.commands.classify import ClassifyArgs
 from ensue.commands.compare import parse_compare
 from ensue.commands.demo import DemoArgs
 from ensue.commands.embed import EmbedArgs
+from ensue.commands.fill import FillArgs
 from ensue.commands.inspect import PROBES, InspectArgs
 from ensue.comparison.request import parse_models
 from ensue.models import LINEAGE, step_of
@@ -34,6 +35,7 @@ ARGS: dict[str, type] = {
     "demo": DemoArgs,
     "generate": GenerateArgs,
     "embed": EmbedArgs,
+    "fill": FillArgs,
     "chat": ChatArgs,
     "classify": ClassifyArgs,
     "evaluate": EvaluateArgs,
@@ -65,9 +67,11 @@ def commands() -> list[str]:
 
 @pytest.mark.parametrize("command", commands())
 def test_every_command_of_the_docs_parses(
-    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, masked_run: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "bert").symlink_to(masked_run)
     (tmp_path / "gru.py").write_text("class GRU: ...")
     (tmp_path / "dialogues.jsonl").write_text('{"messages": []}\n')
     (tmp_path / "reviews.csv").write_text("text,label\nfine,good\n")

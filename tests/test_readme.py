@@ -31,7 +31,7 @@ def dot(shade: int) -> bytes:
 
 
 @pytest.fixture
-def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, masked_run: Path) -> Path:
     """A folder with the files that the README names."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("ENSUE_DATA", raising=False)
@@ -62,6 +62,10 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         path.write_bytes(dot(i))
     (tmp_path / "cat.jpg").write_bytes(dot(31))
     (tmp_path / "recipes").symlink_to(ROOT / "recipes")
+    (tmp_path / "corpus.txt").write_text(BOOK, encoding="utf-8")
+    (tmp_path / "gaps.txt").write_text("A [MASK] fox.\n\nThe [MASK] one.\n", encoding="utf-8")
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "bert").symlink_to(masked_run)
     return tmp_path
 
 
@@ -154,6 +158,18 @@ def test_commands_on_pictures_work(desk: Path, capsys: pytest.CaptureFixture[str
         words = shlex.split(command)[1:]
         held_out = ["--test-fraction", "0.1"] if words[0] == "train" else []
         assert main([*words, *(SMALL if words[0] == "train" else []), *held_out]) == 0
+
+
+def test_commands_on_masked_words_work(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    commands = [c for c in COMMANDS if "runs/bert" in c]
+    assert [c.split()[1] for c in commands][:5] == ["train", "fill", "train", "embed", "embed"]
+    (desk / "runs" / "bert").unlink()  # the first of them makes it
+    for command in commands:
+        words = shlex.split(command)[1:]
+        small = [w for w in SMALL if "--from" not in words or w not in ("--size", "xs")]
+        assert main([*words, *(small if words[0] == "train" else [])]) == 0
+    assert "in the gap" in capsys.readouterr().out
+    assert (desk / "filled.txt").read_text(encoding="utf-8").count("\n") == 3
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c.split()[1] == "compare"])
