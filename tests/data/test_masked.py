@@ -26,7 +26,7 @@ END = 3
 
 
 def marks(first: int = 5, last: int = V) -> Marks:
-    """Of 200 ids the first five are marks; of those of text every fourth goes on in a word."""
+    """Of 200 ids the first five are marks; every fourth of the others goes on in a word."""
     continues = np.arange(V) % 4 == 3
     continues[:first] = False
     return Marks(2, END, 4, 0, np.arange(first, last), continues)
@@ -146,7 +146,7 @@ def test_a_word_does_not_reach_over_a_mark() -> None:
 
 
 def test_marks_behind_the_text_are_marks_too() -> None:
-    """A tokenizer.json may number its special tokens last: above them there was no text."""
+    """A tokenizer.json may number its marks last: with none above them there was no text."""
     late = Marks(198, 199, 197, 196, np.arange(0, 195), np.zeros(V, np.bool_))
     ids = np.array([[198, *range(30, 60), 199, 196, 196]] * 50)
     shown, targets = mask(ids, CONFIG, late, 0, 0)

@@ -23,6 +23,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "lstm": {"name": "lstm", "context_length": 8, "d_model": 16, "num_layers": 2},
 }
 CASES = [(model, kind) for model in MODELS for kind in ("ddp", "fsdp")]
+BERT = {"name": "bert", "context_length": 16, "d_model": 16, "num_layers": 2, "num_heads": 2}
 EACH = pytest.mark.parametrize(("model", "kind"), CASES)
 TIMES = ("seconds", "tokens_per_second", "spent", "peak_bytes")
 
@@ -47,7 +48,7 @@ class Folder:
     def job(
         self, out: str, model: str, kind: str, optimizer: str = "adamw", **how: int
     ) -> dict[str, Any]:
-        train = {
+        train: dict[str, Any] = {
             "threads": 1,
             "precision": "fp32",
             "compile": "no",
@@ -58,14 +59,18 @@ class Folder:
             "eval_tokens": 256,
             "average": 0.9,
         }
-        config = {
+        config: dict[str, Any] = {
             "data": {"sources": [str(self.path / "text.txt")], "cache": str(self.path / "cache")},
-            "model": MODELS[model],
+            "model": MODELS.get(model, BERT),
             "size": "xs",
             "steps": STEPS,
             "checkpoint_every": 10,
             "train": train,
         }
+        if model == "bert":
+            config["task"], config["data"]["next_sentence"] = "mlm", True
+            del train["global_batch_size"]
+            train["batch_tokens"] = 64
         return {"config": config, "out": str(self.path / f"{out}-{model}-{kind}"), **how}
 
     def alone(self, *jobs: dict[str, Any]) -> None:
@@ -115,12 +120,14 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Folder:
             folder.alone(folder.job("one", model, kind))
             folder.alone(folder.job("muon-one", model, kind, "muon"))
         folder.alone(folder.job("one-two", model, kind, stop=25))
+    folder.alone(folder.job("one", "bert", "ddp"))
     jobs = [folder.job("two-one-two", model, kind, stop=12) for model, kind in CASES]
     jobs.append(folder.job("killed", "gpt2", "ddp", die=33))
     folder.killed.append(folder.together(*jobs).returncode)
     for model, kind in CASES:
         folder.alone(folder.job("two-one-two", model, kind, stop=25))
     jobs = [folder.job("killed", "gpt2", "ddp")]
+    jobs += [folder.job("two", "bert", kind) for kind in ("ddp", "fsdp")]
     for model, kind in CASES:
         jobs.append(folder.job("two", model, kind))
         jobs.append(folder.job("muon-two", model, kind, "muon"))
@@ -159,6 +166,20 @@ def test_two_processes_lose_what_one_loses(runs: Folder, model: str, kind: str) 
     # AdamW moves as far with half the gradient: the norm shows what the losses cannot.
     assert losses(two, "grad_norm") == pytest.approx(losses(one, "grad_norm"), rel=1e-5)
     assert scores(two) == pytest.approx(scores(one), rel=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+def test_two_processes_mask_what_one_masks(runs: Folder, kind: str) -> None:
+    """A process has rows of its own padding: draws by place in its own part mask other words."""
+    one, two = runs.run("one", "bert", "ddp"), runs.run("two", "bert", kind)
+    shown = [[[i for i in row if i] for row in step] for step in rows(one, 1)]
+    assert [[[i for i in row if i] for row in step] for step in rows(two, 2)] == shown
+    assert losses(two) == pytest.approx(losses(one), rel=1e-6)
+    assert losses(two, "grad_norm") == pytest.approx(losses(one, "grad_norm"), rel=1e-5)
+    ours, theirs = (
+        [r["loss"] for r in run.read_metrics() if r["kind"] != "step"] for run in (two, one)
+    )
+    assert ours == pytest.approx(theirs, rel=1e-6)
 
 
 @EACH

@@ -16,6 +16,11 @@ from ensue.training.config import config_from_dict
 from ensue.training.loop import Loop
 
 
+def read(batch: Any) -> Any:
+    """Give the ids that a model reads."""
+    return batch.tokens if hasattr(batch, "tokens") else batch.inputs
+
+
 def run_job(job: dict[str, Any]) -> None:
     """Train as a job says: ``config``, ``out``, and the step to stop or to die at."""
     rank = int(os.environ.get("RANK", "0"))
@@ -30,7 +35,7 @@ def run_job(job: dict[str, Any]) -> None:
             def noted(*place: int) -> list[Any]:
                 given = batches(*place)
                 if self.run.plan_path.exists():  # else it is being measured
-                    rows.append([row.tolist() for batch in given for row in batch.inputs])
+                    rows.append([row.tolist() for batch in given for row in read(batch)])
                 return given
 
             self.task.batches = noted

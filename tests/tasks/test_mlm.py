@@ -1,4 +1,4 @@
-"""Masked language modelling: sums and counts, padding is nothing, all of it is learnt, scored."""
+"""Masked language modelling: sums and counts, padding is nothing, it is learnt and scored."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -7,11 +7,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from ensue.errors import UsageError
+from ensue.models.bert import TextBert, TextBertConfig
 from ensue.models.gpt2 import GPT2, GPT2Config
 from ensue.models.lstm import LSTM, LSTMConfig
 from ensue.training import optim
 from ensue.training.config import TrainConfig
-from ensue.training.optim import Optimizer, hidden_matrices, orthogonalise
+from ensue.training.optim import Optimizer, hidden_matrices, layer_shares, orthogonalise
 
 Make = Callable[..., nn.Module]
 
@@ -233,3 +235,80 @@ def test_both_learn(make: Make, kind: str) -> None:
         optimizer.step(1e-2, 1e-2)
         losses.append(float(loss.detach()))
     assert losses[-1] < 0.75 * losses[0]
+
+
+def bert() -> TextBert:
+    return TextBert(
+        TextBertConfig(
+            vocab_size=13,
+            context_length=8,
+            d_model=16,
+            num_layers=3,
+            num_heads=2,
+            dropout=0.0,
+            classes=2,
+        )
+    )
+
+
+def test_each_layer_of_bert_learns_at_a_share_of_the_one_above() -> None:
+    """Embeddings as those of a head would forget first what was learnt before."""
+    shares = layer_shares(bert(), 0.5)
+    below = {n: s for n, s in shares.items() if n.startswith("bert.") and "layers" not in n}
+    assert below.pop("bert.pooler.weight") == below.pop("bert.pooler.bias") == 1.0
+    assert len(below) == 5
+    assert {*below.values()} == {0.5**4}
+    for layer in range(3):
+        mine = [s for n, s in shares.items() if n.startswith(f"bert.layers.{layer}.")]
+        assert len(mine) == 12
+        assert {*mine} == {0.5 ** (3 - layer)}
+    assert shares["head.weight"] == shares["head.bias"] == 1.0
+
+
+def test_shares_of_decoders_fall_from_the_last_layer_to_the_embeddings() -> None:
+    shares = layer_shares(gpt2(), 0.5)
+    assert shares["token_embedding.weight"] == shares["position_embedding.weight"] == 0.125
+    assert shares["blocks.0.attention.qkv.weight"] == 0.25
+    assert shares["blocks.1.mlp.down.bias"] == 0.5
+    assert shares["norm.weight"] == 1.0
+    shares = layer_shares(lstm(untie_embeddings=True), 0.5)
+    assert {n: s for n, s in shares.items() if n.startswith("layers.")} == {
+        f"layers.{i}.{part}": 0.5 ** (2 - i) for i in range(2) for part in "UWb"
+    }
+    assert shares["vocabulary.embedding.weight"] == 0.125
+    assert {*layer_shares(lstm(), 1.0).values()} == {1.0}
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon", "sgd"])
+@MODELS
+def test_an_update_is_the_share_of_what_it_was(make: Make, optimizer: str) -> None:
+    """At 1.0 the same to the last bit: all runs made before repeat. Else each by its own share."""
+    found = {}
+    for decay in (1.0, 0.5):
+        torch.manual_seed(0)
+        model = make()
+        before = {n: p.detach().clone() for n, p in model.named_parameters()}
+        made = Optimizer(
+            model, TrainConfig(optimizer=optimizer, layer_decay=decay, weight_decay=0.0)
+        )
+        backward(model, 0)
+        made.step(1e-3, 1e-2)
+        found[decay] = {n: p.detach() - before[n] for n, p in model.named_parameters()}
+    for name, share in layer_shares(make(), 0.5).items():
+        torch.testing.assert_close(
+            found[0.5][name], share * found[1.0][name], rtol=2e-2, atol=2e-6, msg=name
+        )
+
+
+@MODELS
+def test_without_decay_groups_are_what_they_were(make: Make) -> None:
+    """Two groups, of matrices and of others: what a checkpoint of before knew."""
+    made = Optimizer(make(), TrainConfig(optimizer="adamw", weight_decay=0.1))
+    assert [group["share"] for group in made.adamw.param_groups] == [1.0, 1.0]
+    assert {group["weight_decay"] for group in made.adamw.param_groups} == {0.1, 0.0}
+
+
+@pytest.mark.parametrize("decay", [0.0, -0.5, 1.5, float("nan")])
+def test_a_decay_that_is_none_is_refused(decay: float) -> None:
+    with pytest.raises(UsageError, match=r"train\.layer_decay is .*: it lies in \(0, 1\]"):
+        TrainConfig(layer_decay=decay)
