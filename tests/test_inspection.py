@@ -353,7 +353,7 @@ def test_a_run_is_looked_at_by_command(trained: Path, capsys: pytest.CaptureFixt
     """Words on the terminal, a page beside the run."""
     assert main(["inspect", str(trained), "The dog"]) == 0
     said = capsys.readouterr().out
-    assert "likeliest before it came" in said
+    assert "likeliest before it was seen" in said
     assert str(trained / "inspect" / "inspect.html") in said.replace("\n", "")
     names = {path.name for path in (trained / "inspect").iterdir()}
     assert {"inspect.html", "surprise.svg", "distance.svg", "states-h.svg"} <= names

@@ -193,3 +193,14 @@ def test_the_vocabulary_grows_with_the_text_up_to_the_published_size() -> None:
 def test_a_share_that_masks_nothing_or_all_is_refused(fraction: float) -> None:
     with pytest.raises(UsageError, match=r"data\.mask_fraction is"):
         MaskedConfig(sources=("x",), mask_fraction=fraction)
+
+
+def test_a_third_of_a_long_text_each_lies_in_short_middling_and_whole_rows() -> None:
+    """Rows of the whole context alone take three times as long to learn what stands near."""
+    found = rows_of(np.array([END, *[9] * 100_000, END, *[9] * 50, END]), END, 64, short=True)
+    assert found.lengths.max() == 64
+    assert found.lengths.sum() == 100_050
+    shares = [found.lengths[found.lengths == size].sum() / 100_000 for size in (16, 32, 64)]
+    assert shares == pytest.approx([1 / 3] * 3, abs=0.01)
+    assert found.lengths[-1] == 50  # a document that fits is not cut
+    assert (found.starts[1:] >= found.starts[:-1] + found.lengths[:-1]).all()

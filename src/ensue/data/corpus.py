@@ -164,7 +164,8 @@ def prepare(
     if train.unspelt_bytes or valid.unspelt_bytes:
         remarks.say(
             f"the tokenizer cannot spell {train.unspelt_bytes:,} bytes of train and "
-            f"{valid.unspelt_bytes:,} of valid; they score 8 bits each"
+            f"{valid.unspelt_bytes:,} of valid"
+            + ("; they score 8 bits each" if config.kinds == KINDS else "")
         )
     return Corpus(
         tokenizer_path=path,
@@ -328,7 +329,7 @@ def check_kind(tokenizer: Tok, name: str, kinds: Sequence[str] = KINDS) -> None:
         what = "spells text as it was" if kinds == KINDS else "has a token [MASK]"
         raise DataError(
             f"{name}: a {tokenizer.kind} tokenizer; this task needs one that {what}",
-            f"Let one be learnt: --tokenizer {kinds[-1] if kinds == KINDS else kinds[1]}",
+            f"Let one be learnt: --tokenizer {'bpe' if kinds == KINDS else kinds[1]}",
         )
 
 

@@ -100,21 +100,26 @@ def rows_of(ids: NDArray[Any], end: int, most: int, short: bool = False) -> Piec
         ids: Documents, each between two ends.
         end: The id that stands there.
         most: Ids of a row.
-        short: Whether a third of the text is cut into rows of a half of that, and a third into
-            rows of a quarter.
+        short: Whether of longer documents a third is cut into rows of a half of that, and a third
+            into rows of a quarter.
 
     Returns:
-        Rows of at most so many ids, one after another; none crosses an end.
+        Rows of at most so many ids, one after another; a document that fits is one row, and a
+        longer one has no row that is much shorter than it might be.
     """
     ends = np.flatnonzero(ids == end)
-    sizes = [most // 4] * 4 + [most // 2] * 2 + [most] if short and most >= 32 else [most]
-    cuts = np.cumsum(np.tile(sizes, len(ids) // sum(sizes) + 1))
-    cuts = cuts[cuts < len(ids)]
-    # Where a row ends: before an end, or at a cut.
-    edges = np.union1d(np.concatenate([ends, ends[:-1] + 1]), cuts)
-    starts, lengths = edges[:-1], np.diff(edges)
-    is_text = ids[starts] != end
-    return Pieces(starts[is_text], lengths[is_text])
+    starts, sizes = ends[:-1] + 1, np.diff(ends) - 1
+    starts, sizes = starts[sizes > 0], sizes[sizes > 0]
+    cycle = [most // 4] * 4 + [most // 2] * 2 + [most] if short and most >= 32 else [most]
+    edges = [starts[sizes <= most]]
+    for start, size in zip(starts[sizes > most], sizes[sizes > most], strict=True):
+        reach = np.cumsum(np.tile(cycle, size // sum(cycle) + 1))
+        reach = np.insert(reach[: np.searchsorted(reach, size) + 1], 0, 0)
+        edges.append(start + reach[:-1] * size // reach[-1])
+    first = np.sort(np.concatenate(edges))
+    # A row ends where the next begins, or before the end of its document.
+    after = ends[np.searchsorted(ends, first)]
+    return Pieces(first, np.minimum(after, np.append(first[1:], len(ids))) - first)
 
 
 class Masked(NamedTuple):
