@@ -9,8 +9,8 @@ kept by what is right on the validation set; test is read once by each run.
     python bench/few_labels.py RUN --data FOLDER --out runs/few --seeds 3
     python bench/few_labels.py RUN --data FOLDER --out runs/few --table   # of what is there
 
-FOLDER holds ``sst2``, ``trec`` and ``banking77`` as published. Finished runs are kept: the same
-command goes on. Prints the table as Markdown.
+Further flags are those of ensue train. FOLDER holds ``sst2``, ``trec`` and ``banking77`` as published.
+Finished runs are kept: the same command goes on. Prints the table as Markdown.
 """
 
 import argparse
@@ -191,8 +191,7 @@ def main() -> None:
     parser.add_argument("--sets", nargs="+", default=list(SETS), choices=SETS)
     parser.add_argument("--shares", nargs="+", default=list(SHARES), choices=list(SHARES))
     parser.add_argument("--table", action="store_true", help="only print it")
-    parser.add_argument("settings", nargs="*", help="after --: more flags of ensue train")
-    args = parser.parse_args()
+    args, args.settings = parser.parse_known_args()  # what it does not know is for ensue train
     bench = Bench(args)
     if not args.table:
         for share in reversed(args.shares):

@@ -130,7 +130,7 @@ TASKS = (
         target="text",
         targets_per_parameter=0.02,  # of the weights most are n-grams that a text has few of
         adversarial=0.4,
-        rates=(0.25, 1.0, 4.0),  # models lie further apart: BERT at 1/6, bags of n-grams at 5
+        rates=(0.25, 1.0, 4.0),  # models lie further apart: the CNN at 2/3, bags of n-grams at 5
         epochs=10.0,
     ),
     Kind(
