@@ -9,8 +9,8 @@ kept by what is right on the validation set; test is read once by each run.
     python bench/few_labels.py RUN --data FOLDER --out runs/few --seeds 3
     python bench/few_labels.py RUN --data FOLDER --out runs/few --table   # of what is there
 
-Further flags are those of ensue train. FOLDER holds ``sst2``, ``trec`` and ``banking77`` as published.
-Finished runs are kept: the same command goes on. Prints the table as Markdown.
+Further flags are those of ensue train. FOLDER holds ``sst2``, ``trec`` and ``banking77`` as
+published. Finished runs are kept: the same command goes on. Prints the table as Markdown.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from ensue.linear import label_floors
 SHARES = {"100 %": 1.0, "10 %": 0.1, "2 %": 0.02}
 SETS = ("sst2", "trec", "banking77")
 ARMS = ("drawn", "filled in")
-UPDATES = {"100 %": 0, "10 %": 400, "2 %": 200}
+UPDATES = {"100 %": 0, "10 %": 300, "2 %": 200}
 """Updates of a run; 0: four readings of its texts."""
 Row = dict[str, str]
 

@@ -36,8 +36,8 @@ COMPILE_FROM_SECONDS = 1200.0
 THREADS = torch.get_num_threads()
 """What torch took for this machine, before any run has set another number in this process."""
 TUNING = 0.1
-"""Of AdamW's usual rate, the share for weights that know something already (--from): with a tenth of
-TREC's labels BERT tells 75 % at it after 200 updates, moved by Muon 71 at best."""
+"""Of AdamW's usual rate, the share for weights that know something already (--from). With a tenth
+of TREC's labels BERT tells 75 % at it after 200 updates, moved by Muon 71 at best."""
 RESERVE = 0.06
 """Share of a time budget for evaluations, checkpoints and the final report."""
 
