@@ -63,7 +63,7 @@ def test_a_class_of_ones_own_is_named_after_itself(tmp_path: Path) -> None:
         ({"budget": "1e12flop"}, "not a time"),
         ({"budget": "soon"}, "cannot read 'soon'"),
         ({"seeds": 0}, "seeds is 0"),
-        ({"rates": ()}, "factors above 0"),
+        ({"rates": (0.0, 1.0)}, "factors above 0"),
         ({"rates": (1.0, 1.0)}, "different factors"),
         ({"rates": (-1.0, 1.0)}, "factors above 0"),
         ({"size": "xxl"}, "unknown value 'xxl'"),

@@ -18,6 +18,7 @@ Understanding", arXiv:1810.04805; names of parts and small sizes: github.com/goo
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,8 +26,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from ensue.errors import UsageError
-from ensue.nn.attention import Groups, SelfAttention
+from ensue.errors import UsageError, nearest
+from ensue.nn.attention import Groups, SelfAttention, mean_of_places
 from ensue.nn.capture import is_captured, tap
 from ensue.nn.dropout import Dropout
 from ensue.nn.linear import Linear, empty_embedding, linear
@@ -87,6 +88,20 @@ class TextBertConfig(BertConfig):
 
     classes: int = 0
     """What it tells apart; 0: the data's."""
+    pooling: str = ""
+    """What the pooler reads: the first place, as published and where nothing is said, or the mean
+    of all places of a text, which an encoder that only filled in says more with; see `SIZES`."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.pooling not in POOLINGS:
+            raise UsageError(
+                f"pooling: unknown value {self.pooling!r}{nearest(self.pooling, POOLINGS)}",
+                f"Known: {', '.join(filter(None, POOLINGS))}",
+            )
+
+
+POOLINGS = ("", "first", "mean")
 
 
 def _published(d_model: int, num_layers: int) -> BertConfig:
@@ -120,7 +135,7 @@ def _sizes(make: Any) -> dict[str, Any]:
 
 
 SIZES: dict[str, MaskedLMConfig] = _sizes(MaskedLMConfig)
-TEXT_SIZES: dict[str, TextBertConfig] = _sizes(TextBertConfig)
+TEXT_SIZES: dict[str, TextBertConfig] = _sizes(partial(TextBertConfig, pooling="mean"))
 
 
 def end_to_end(length: Int[Tensor, " B"], steps: int) -> Iterator[tuple[Int[Tensor, " N"], Groups]]:
@@ -371,6 +386,10 @@ class TextBert(nn.Module):
     ) -> Float[Tensor, "B K"]:
         """Give a logit for each class; see `Bert.forward`."""
         hidden = self.bert(tokens, length, segments, shift)
+        if self.config.pooling == "mean":
+            places = torch.arange(tokens.shape[1], device=tokens.device)
+            mean = mean_of_places(hidden, places < length[:, None])
+            hidden = mean[:, None]
         return self.head(self.dropout(self.bert.pooled(hidden)))
 
     def train_flops(self, rows: int, steps: int) -> int:

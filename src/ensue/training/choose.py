@@ -38,6 +38,8 @@ THREADS = torch.get_num_threads()
 TUNING = 0.1
 """Of AdamW's usual rate, the share for weights that know something already (--from). With a tenth
 of TREC's labels BERT tells 75 % at it after 200 updates, moved by Muon 71 at best."""
+HEAD = 10.0
+"""So many times that, for a head that knows no class yet."""
 RESERVE = 0.06
 """Share of a time budget for evaluations, checkpoints and the final report."""
 
@@ -86,11 +88,13 @@ class Chooser:
         sized = self.material.sized(train, model, ROWS_TOKENS[size], self.env.world_size)
         form = step_of(model).form
         kind = find_kind(self.config.task)
-        usual = (form.rate, form.optimizer, form.rest)
+        usual, head = (form.rate, form.optimizer, form.rest), 1.0
         if self.config.start:
             usual = (TUNING, "adamw", 1.0)
+            head = HEAD if hasattr(model, "classes") else 1.0
         return replace(
             usual_rates(sized, *usual),
+            head_rate=train.head_rate or head,
             adversarial=kind.adversarial if train.adversarial < 0 else train.adversarial,
             keep_by=kind.usually_kept_by if train.keep_by == "auto" else train.keep_by,
             threads=train.threads or THREADS,

@@ -40,6 +40,7 @@ USUAL: dict[str, tuple[Any, ...]] = {
     "layer_decay": (1.0,),
     "mask_fraction": (0.15,),
     "whole_words": (True,),
+    "short_rows": (True,),
     "type_vocab_size": (2,),
     "adversarial": (-1.0,),
     "schedule": ("linear",),
