@@ -35,11 +35,8 @@ COMPILE_FROM_SECONDS = 1200.0
 """Compiling takes 20 to 60 s on two cores: measured only where a budget can pay that back."""
 THREADS = torch.get_num_threads()
 """What torch took for this machine, before any run has set another number in this process."""
-TUNING = 0.1
-"""Of AdamW's usual rate, the share for weights that know something already (--from). With a tenth
-of TREC's labels BERT tells 75 % at it after 200 updates, moved by Muon 71 at best."""
-HEAD = 10.0
-"""So many times that, for a head that knows no class yet."""
+TUNING = 0.5
+"""Of a model's usual rates, the share for weights that know something already (--from)."""
 RESERVE = 0.06
 """Share of a time budget for evaluations, checkpoints and the final report."""
 
@@ -88,13 +85,9 @@ class Chooser:
         sized = self.material.sized(train, model, ROWS_TOKENS[size], self.env.world_size)
         form = step_of(model).form
         kind = find_kind(self.config.task)
-        usual, head = (form.rate, form.optimizer, form.rest), 1.0
-        if self.config.start:
-            usual = (TUNING, "adamw", 1.0)
-            head = HEAD if hasattr(model, "classes") else 1.0
+        rate = form.rate * (TUNING if self.config.start else 1.0)
         return replace(
-            usual_rates(sized, *usual),
-            head_rate=train.head_rate or head,
+            usual_rates(sized, rate, form.optimizer, form.rest),
             adversarial=kind.adversarial if train.adversarial < 0 else train.adversarial,
             keep_by=kind.usually_kept_by if train.keep_by == "auto" else train.keep_by,
             threads=train.threads or THREADS,

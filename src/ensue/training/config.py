@@ -50,9 +50,6 @@ class TrainConfig:
     layer_decay: float = 1.0
     """Each layer learns at so much of the rate of the one above it, for a model that begins with
     weights which know something (--from); above 0; 1: all alike."""
-    head_rate: float = 0.0
-    """What lies above the layers (of a classifier its head, drawn anew) learns at so many times
-    their rate; 0: 1, and more for a model that begins with another's weights."""
     weight_decay: float = 0.1
     """Decoupled decay of matrices, as a share of the learning rate."""
     beta1: float = 0.9
@@ -98,7 +95,6 @@ class TrainConfig:
             "weight_decay",
             "grad_clip",
             "class_weights",
-            "head_rate",
             "warmup_steps",
             "batch_tokens",
             "eval_every",

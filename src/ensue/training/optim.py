@@ -40,7 +40,7 @@ class Optimizer:
         else:
             self.matrices = Muon(matrices, config.momentum, config.weight_decay)
         self.names = {id(p): n for n, p in rest.items()}
-        shares = layer_shares(model, config.layer_decay, config.head_rate or 1.0)
+        shares = layer_shares(model, config.layer_decay)
         self.matrices.shares = shares
         alike: dict[tuple[float, bool], list[nn.Parameter]] = defaultdict(list)
         for name, p in rest.items():
@@ -162,8 +162,8 @@ def usual_rates(
     return replace(train, lr=train.lr or lr, matrix_lr=train.matrix_lr or matrix_lr)
 
 
-def layer_shares(model: nn.Module, decay: float, head: float = 1.0) -> dict[str, float]:
-    """Give each parameter's share of the learning rate: less with each layer below the top.
+def layer_shares(model: nn.Module, decay: float) -> dict[str, float]:
+    """Give each parameter's share of the learning rate: 1 at the top, less with each layer below.
 
     What comes before the layers (embeddings) is one below the first of them, what comes after them
     the top. Reference: Howard & Ruder 2018, arXiv:1801.06146, section 3.2.
@@ -178,7 +178,7 @@ def layer_shares(model: nn.Module, decay: float, head: float = 1.0) -> dict[str,
         if within is not None:
             stack, count = within
             depth = count - int(name.removeprefix(f"{stack}.").split(".")[0])
-        shares[name] = decay**depth if depth else head
+        shares[name] = decay**depth
     return shares
 
 
