@@ -137,6 +137,7 @@ REFUSED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
         UsageError,
         "its own tokenizer alone",
     ),
+    "pieces": ({"data": {"vocab_size": 500}}, UsageError, "its own tokenizer alone"),
     "missing": ({"start": "no/such/run"}, RunError, "no/such/run"),
 }
 

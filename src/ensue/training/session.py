@@ -163,7 +163,8 @@ def inherited(config: RunConfig[Any]) -> tuple[RunConfig[Any], str]:
     data = kind.frozen(config.data, run.path.resolve())
     usual = {f.name: f.default for f in fields(config.data)}
     for name, asked in vars(config.data).items():
-        if getattr(data, name) != asked != usual[name]:
+        heeded = getattr(data, name) == asked and name != "vocab_size"  # of a tokenizer to learn
+        if not heeded and asked != usual[name]:
             raise UsageError(
                 f"data.{name} {asked!r} is asked for, and a run to begin with, whose weights know"
                 " its own tokenizer alone",
