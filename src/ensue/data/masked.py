@@ -10,6 +10,7 @@ each time: Liu et al. 2019, arXiv:1907.11692, section 4.1.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -85,6 +86,13 @@ class Marks:
     continues: NDArray[np.bool_]
     """Of each id."""
 
+    @cached_property
+    def is_text(self) -> NDArray[np.bool_]:
+        """Tell of each id whether it is text."""
+        table = np.zeros(len(self.continues), dtype=np.bool_)
+        table[self.text] = True
+        return table
+
 
 class Pieces(NamedTuple):
     """Where the rows of a stream begin, and how many ids of it each has."""
@@ -144,7 +152,7 @@ def mask(
         first: Rows that were masked before these: numbers the draws.
     """
     rows, steps = ids.shape
-    inside = np.isin(ids, marks.text)
+    inside = marks.is_text[ids]
     begins = inside & ~marks.continues[ids] if config.whole_words else inside
     # Behind a mark a word begins, though its first pieces may stand in another row.
     begins[:, 1:] |= inside[:, 1:] & ~inside[:, :-1]

@@ -77,9 +77,8 @@ class MaskedRows:
         found = rows_of(ids, tokenizer.eos_id, most, masking.short_rows)
         if not len(found.starts):
             raise DataError("there is no text in it", "Give a longer text.")
-        known = np.zeros(tokenizer.vocab_size, dtype=np.bool_)
-        known[self.marks.text] = True
-        asked = np.logical_or.reduceat(known[ids], found.starts)  # of the others all is unknown
+        known = self.marks.is_text[ids]
+        asked = np.logical_or.reduceat(known, found.starts)  # of the others all is unknown
         if not asked.any():
             raise DataError(
                 "its tokenizer knows no word of it",
