@@ -1,5 +1,6 @@
 """Masked language modelling: sums and counts, padding is nothing, it is learnt and scored."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from ensue.tasks.measures import ACCURACY, FOLLOWING
 from ensue.tasks.mlm import MaskedLanguageModelling, MaskedRows, MaskedText, prepare, score
 from ensue.tokenizers import MASK
 from ensue.training.config import RunConfig, TrainConfig
+from ensue.training.session import train
 
 CPU = torch.device("cpu")
 NEXT = pytest.mark.parametrize("next_sentence", [False, True])
@@ -116,6 +118,27 @@ def test_more_processes_than_rows_are_no_harm(source: Path, next_sentence: bool)
     loss.total.backward()  # type: ignore[no-untyped-call]
     assert float(loss.total.detach()) == 0
     assert all(not grad.any() for grad in gradients(model))
+
+
+def test_an_update_that_asks_nothing_is_no_harm(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Halves may be exchanged with such as the tokenizer knows no word of."""
+    usual = MaskedLanguageModelling.batches
+
+    def nothing_at_first(self: Any, update: int, rank: int = 0, world: int = 1) -> Any:
+        found = usual(self, update, rank, world)
+        if update:
+            return found
+        return [replace(b, targets=torch.full_like(b.targets, NOT_ASKED)) for b in found]
+
+    monkeypatch.setattr(MaskedLanguageModelling, "batches", nothing_at_first)
+    _, config, _ = made(source)
+    run = train(config, out=tmp_path / "run")
+    records = [json.loads(line) for line in run.metrics_path.read_text().splitlines()]
+    found = [r["loss"] for r in records if r["kind"] == "step"]
+    assert found[0] == 0
+    assert all(loss > 0 for loss in found[1:])
 
 
 @NEXT

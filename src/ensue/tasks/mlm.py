@@ -238,6 +238,7 @@ def score(
             if rows.masking.next_sentence:
                 said = model.follows(hidden).argmax(dim=1)
                 following += int((said == batch.strange).sum())
+    count = max(1, count)  # of few rows, with halves exchanged, nothing may be asked
     measures = {ACCURACY.key: 100 * right / count}
     if rows.masking.next_sentence:
         measures[FOLLOWING.key] = 100 * following / len(order)

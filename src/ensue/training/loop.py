@@ -117,7 +117,8 @@ class Loop:
         """
         begun = time.perf_counter()
         batches = self.task.batches(self.done, self.env.rank, self.env.world_size)
-        count = self.env.sum([float(sum(map(self.task.count, batches)))])[0]
+        # At least 1: of few, strange rows nothing may be asked (halves exchanged with unknown words).
+        count = max(1.0, self.env.sum([float(sum(map(self.task.count, batches)))])[0])
         # Gradients are averaged over processes; multiplied by their number they are summed.
         scale = self.env.world_size / count
         total = torch.zeros((), device=self.env.device)
