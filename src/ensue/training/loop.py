@@ -28,7 +28,7 @@ from ensue.distributed.shard import (
 )
 from ensue.errors import NonFiniteError, StoppedError
 from ensue.files import write_json
-from ensue.memory import peak_bytes
+from ensue.memory import Heap, peak_bytes
 from ensue.nn.precision import precision
 from ensue.runs import Run
 from ensue.tasks.task import Score, Task
@@ -97,7 +97,9 @@ class Loop:
         self.optimizer = Optimizer(model, self.train)
         self.parameters = dict(model.named_parameters())
         self.best = {n: p.detach().clone() for n, p in self.parameters.items()}
-        self.average = {n: t.clone() for n, t in self.best.items()} if self.train.average else {}
+        self.average: dict[str, Tensor] = {}
+        if self.train.average > 0:
+            self.average = {n: t.clone() for n, t in self.best.items()}
         self.done = 0
         self.best_score, self.best_step, self.best_kind = math.inf, 0, "last"
         self.worse, self.seconds, self.tokens = 0, 0.0, 0
@@ -106,6 +108,7 @@ class Loop:
         self.ended = False  # whether the metrics have their last record
         self.asked = False  # to stop, by a signal to this process
         self.stop = False  # as agreed by all processes at the end of an update
+        self.heap = Heap()
 
     # -- one update ----------------------------------------------------------------------------
 
@@ -117,7 +120,7 @@ class Loop:
         """
         begun = time.perf_counter()
         batches = self.task.batches(self.done, self.env.rank, self.env.world_size)
-        # At least 1: of few, strange rows nothing may be asked (halves exchanged with unknown words).
+        # At least 1: where halves are exchanged with words unknown, nothing may be asked.
         count = max(1.0, self.env.sum([float(sum(map(self.task.count, batches)))])[0])
         # Gradients are averaged over processes; multiplied by their number they are summed.
         scale = self.env.world_size / count
@@ -301,6 +304,7 @@ class Loop:
                 self._record(self.update())
                 if self.done % self.train.eval_every == 0 and self.done < self.plan.config.steps:
                     self._record(self.evaluate())
+                self.heap.tidy()
                 # After a resume the first updates are slow: half an interval must have been timed.
                 if self._fits_now() and 2 * (self.done - first) >= self.plan.fit_every:
                     self._fit_to_clock((time.monotonic() - here) / (self.done - first))
