@@ -16,8 +16,10 @@ from ensue.distributed.env import Env
 from ensue.errors import DataError, RunError, UsageError
 from ensue.models.gpt2 import GPT2Config
 from ensue.runs import Run
+from ensue.tasks import find_kind
 from ensue.tokenizers import train_tokenizer
 from ensue.training import session
+from ensue.training.choose import average_of
 from ensue.training.config import RunConfig, TrainConfig
 from ensue.training.plan import Plan
 from ensue.training.session import build, load_model, train
@@ -215,12 +217,33 @@ def test_a_budget_of_work_that_pays_for_nothing_is_refused(tmp_path: Path, confi
         ({"precision": "fp16"}, "train.precision"),
         ({"lr": -1.0}, "negative"),
         ({"average": 1.0}, r"\[0, 1\)"),
+        ({"average": -0.5}, r"\[0, 1\)"),
         ({"beta1": -0.1}, r"\[0, 1\)"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         TrainConfig(**settings)
+
+
+@pytest.mark.parametrize(
+    ("task", "asked", "steps", "decay"),
+    [
+        ("classify", -1.0, 1000, 0.99),
+        ("pictures", -1.0, 200, 0.95),
+        ("pictures", -1.0, 20, 0.5),
+        ("classify", -1.0, 3, 0.0),
+        ("classify", 0.0, 1000, 0.0),
+        ("classify", 0.9, 1000, 0.9),
+        ("lm", -1.0, 1000, 0.0),
+        ("lm", 0.9, 1000, 0.9),
+    ],
+)
+def test_weights_are_averaged_as_asked_or_as_usual(
+    task: str, asked: float, steps: int, decay: float
+) -> None:
+    found = average_of(TrainConfig(average=asked), find_kind(task), steps)
+    assert found == pytest.approx(decay)
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,8 @@ class Kind:
     minute on two cores, 4 layers of 128 (1.7 tokens a weight) beat 4 of 192 (0.4) by 0.07 bits."""
     adversarial: float = 0.0
     """Usual length of the shifts that are learnt against; 0: there are none."""
+    averaged: float = 0.0
+    """Share of the updates over which weights are usually averaged; 0: they are not."""
     rates: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0)
     """Factors on the learning rates that a comparison tries, unless others are asked for."""
     epochs: float = 0.0
@@ -130,6 +132,7 @@ TASKS = (
         target="text",
         targets_per_parameter=0.02,  # of the weights most are n-grams that a text has few of
         adversarial=0.4,
+        averaged=0.1,
         rates=(0.25, 1.0, 4.0),  # models lie further apart: the CNN at 2/3, bags of n-grams at 5
         epochs=10.0,
     ),
@@ -147,6 +150,7 @@ TASKS = (
         usually_kept_by="accuracy",
         target="picture",
         targets_per_parameter=1.0,  # one has hundreds of numbers
+        averaged=0.1,
     ),
 )
 

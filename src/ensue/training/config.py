@@ -60,8 +60,9 @@ class TrainConfig:
     """Muon's memory of the gradient."""
     grad_clip: float = 1.0
     """Largest norm of the gradient; 0: no clipping."""
-    average: float = 0.0
-    """Decay of averaged weights, which are kept where they score better on valid; 0: none."""
+    average: float = -1.0
+    """Decay of averaged weights, which are kept where they score better on valid; 0: none; -1: as
+    is usual for the task, of labels a mean over about the last tenth of the updates."""
     eval_every: int = 0
     """Updates between evaluations on the validation split."""
     eval_tokens: int = 0
@@ -105,9 +106,13 @@ class TrainConfig:
         ):
             if getattr(self, name) < 0:
                 raise UsageError(f"train.{name} is {getattr(self, name)}: it must not be negative")
-        for name in ("beta1", "beta2", "momentum", "average", "label_smoothing", "word_dropout"):
+        for name in ("beta1", "beta2", "momentum", "label_smoothing", "word_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise UsageError(f"train.{name} is {getattr(self, name)}: it lies in [0, 1)")
+        if self.average != -1 and not 0 <= self.average < 1:
+            raise UsageError(
+                f"train.average is {self.average}: it lies in [0, 1), or is -1: as is usual"
+            )
         if not 0 < self.layer_decay <= 1:
             raise UsageError(f"train.layer_decay is {self.layer_decay}: it lies in (0, 1]")
         micro, rows = self.micro_batch_size, self.global_batch_size

@@ -43,6 +43,7 @@ USUAL: dict[str, tuple[Any, ...]] = {
     "short_rows": (True,),
     "type_vocab_size": (2,),
     "adversarial": (-1.0,),
+    "average": (-1.0,),
     "schedule": ("linear",),
     "keep_by": ("auto",),
     "weight_decay": (0.1,),
