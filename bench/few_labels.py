@@ -26,6 +26,7 @@ from typing import Any
 
 from ensue.data.labelled import LabelledConfig, prepare_labelled
 from ensue.linear import label_floors
+from ensue.runs import Run
 
 SHARES = {"100 %": 1.0, "10 %": 0.1, "2 %": 0.02}
 SETS = ("sst2", "trec", "banking77")
@@ -115,14 +116,13 @@ class Bench:
         }
         found: dict[str, Any] = {"labels": len(rows)}
         for arm in ARMS:
-            self._train(files, where / arm.replace(" ", "-"), arm, share, seed, len(rows))
-            command = ["evaluate", where / arm.replace(" ", "-"), "--json", "--data"]
-            valid = self._run(*command[:-1])
-            test = self._run(*command, files["test"])
+            run = where / arm.replace(" ", "-")
+            self._train(files, run, arm, share, seed, len(rows))
+            test = json.loads(self._run("evaluate", run, "--json", "--data", files["test"]))
             found[arm] = {
-                "valid": json.loads(valid)["score"]["accuracy"],
-                "test": json.loads(test)["score"]["accuracy"],
-                "looks": json.loads(test)["looks"],
+                "valid": Run(run).read_metrics()[-1]["accuracy"],
+                "test": test["score"]["accuracy"],
+                "looks": test["looks"],
             }
         config = LabelledConfig(sources=(str(files["train"]),), valid=(str(files["test"]),))
         texts = prepare_labelled(config, lambda *_: None)

@@ -49,7 +49,7 @@ SOURCES = {
     "chat": ("dialogues.jsonl",),
     "classify": ("reviews.csv",),
     "pictures": ("pictures/", "mnist/"),
-    "mlm": ("corpus.txt",),
+    "mlm": ("corpus.txt", "reviews.csv"),
 }
 """What the pages call data of each task."""
 
@@ -71,7 +71,8 @@ def test_every_command_of_the_docs_parses(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs").mkdir()
-    (tmp_path / "runs" / "bert").symlink_to(masked_run)
+    for name in ("bert", "near"):
+        (tmp_path / "runs" / name).symlink_to(masked_run)
     (tmp_path / "gru.py").write_text("class GRU: ...")
     (tmp_path / "dialogues.jsonl").write_text('{"messages": []}\n')
     (tmp_path / "reviews.csv").write_text("text,label\nfine,good\n")
