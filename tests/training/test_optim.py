@@ -9,8 +9,10 @@ from torch import Tensor, nn
 
 from ensue.errors import UsageError
 from ensue.models.bert import TextBert, TextBertConfig
+from ensue.models.cnn import TextCNN, TextCNNConfig
 from ensue.models.gpt2 import GPT2, GPT2Config
 from ensue.models.lstm import LSTM, LSTMConfig
+from ensue.models.mlp import MLPClassifier, MLPClassifierConfig
 from ensue.training import optim
 from ensue.training.config import TrainConfig
 from ensue.training.optim import Optimizer, hidden_matrices, layer_shares, orthogonalise
@@ -277,6 +279,19 @@ def test_shares_of_decoders_fall_from_the_last_layer_to_the_embeddings() -> None
     }
     assert shares["vocabulary.embedding.weight"] == 0.125
     assert {*layer_shares(lstm(), 1.0).values()} == {1.0}
+
+
+def test_filters_that_stand_beside_each_other_share_a_rate() -> None:
+    """Those of five words lie no higher than those of three."""
+    config = TextCNNConfig(buckets=64, d_model=8, d_filters=5, classes=2, dropout=0.0)
+    shares = layer_shares(TextCNN(config), 0.5)
+    assert {s for n, s in shares.items() if n.startswith("layers.")} == {0.5}
+    assert {s for n, s in shares.items() if n.startswith("words.")} == {0.25}
+    assert shares["head.weight"] == 1.0
+    pixels = {"channels": 1, "height": 2, "width": 3}
+    deep = MLPClassifierConfig(classes=2, d_model=4, num_layers=2, dropout=0.0, **pixels)
+    stack = layer_shares(MLPClassifier(deep), 0.5)
+    assert (stack["layers.0.weight"], stack["layers.1.weight"]) == (0.25, 0.5)
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon", "sgd"])

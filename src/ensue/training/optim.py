@@ -7,6 +7,7 @@ that is what a checkpoint holds.
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -169,7 +170,8 @@ def layer_shares(model: nn.Module, decay: float) -> dict[str, float]:
     the top. Reference: Howard & Ruder 2018, arXiv:1801.06146, section 3.2.
     """
     names = [name for name, _ in model.named_parameters()]
-    stacks = [(n, len(m)) for n, m in model.named_modules() if isinstance(m, nn.ModuleList)]
+    lists = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.ModuleList)]
+    stacks = [(n, 1 if _is_parallel(m) else len(m)) for n, m in lists]
     shares, behind = {}, False
     for name in names:
         within = next((s for s in stacks if name.startswith(f"{s[0]}.")), None)
@@ -177,9 +179,17 @@ def layer_shares(model: nn.Module, decay: float) -> dict[str, float]:
         depth = 0 if behind else max((count for _, count in stacks), default=0) + 1
         if within is not None:
             stack, count = within
-            depth = count - int(name.removeprefix(f"{stack}.").split(".")[0])
+            depth = max(1, count - int(name.removeprefix(f"{stack}.").split(".")[0]))
         shares[name] = decay**depth
     return shares
+
+
+def _is_parallel(layers: nn.ModuleList) -> bool:
+    """Whether layers stand beside each other: filters of several widths do not feed the next."""
+    return any(
+        isinstance(a, nn.Linear) and isinstance(b, nn.Linear) and a.out_features != b.in_features
+        for a, b in pairwise(layers)
+    )
 
 
 def hidden_matrices(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
