@@ -226,11 +226,11 @@ def gather(
         "verdict": verdict(finished, floors, main),
     }
     for number, candidate in enumerate(candidates):
-        tracker.progress("generating", number, len(candidates))
+        tracker.progress("writing the report", number, len(candidates))
         _generation(folder, plan, candidate, values["unfair"])
         if candidate["best_run"]:
             candidate["samples"] = judge.samples(Run(folder / candidate["best_run"]))
-    tracker.progress("generating", len(candidates), len(candidates))
+    tracker.progress("writing the report", len(candidates), len(candidates))
     if finished:
         _leave_winner(folder, finished[0])
     write_json(folder / "results.json", values)
