@@ -76,6 +76,7 @@ def test_every_command_of_the_docs_parses(
     (tmp_path / "gru.py").write_text("class GRU: ...")
     (tmp_path / "dialogues.jsonl").write_text('{"messages": []}\n')
     (tmp_path / "reviews.csv").write_text("text,label\nfine,good\n")
+    (tmp_path / "train_5500.label").write_text("NUM:date When was it ?\n")
     for name in ("cat", "dog"):
         (tmp_path / "pictures" / name).mkdir(parents=True)
         (tmp_path / "pictures" / name / "1.png").touch()
