@@ -116,6 +116,14 @@ def test_the_encoder_is_the_runs_and_the_head_is_drawn(
     assert told.endswith("drawn anew: head")
 
 
+def test_the_encoder_learns_against_short_shifts(classify: Make, tmp_path: Path) -> None:
+    """Against those that suit the CNN it never left chance with all labels of SST-2."""
+    request = classify()
+    usual = replace(request, train=replace(request.train, adversarial=-1.0))
+    plan = train(usual, tmp_path / "run").read_plan()
+    assert plan["config"]["train"]["adversarial"] == pytest.approx(0.1)
+
+
 def test_shape_and_tokenizer_are_the_runs(classify: Make, tmp_path: Path) -> None:
     run = train(classify(), tmp_path / "run")
     plan = Plan.from_json(run.read_plan(), "plan")

@@ -88,7 +88,9 @@ class Chooser:
         rate = form.rate * (TUNING if self.config.start else 1.0)
         return replace(
             usual_rates(sized, rate, form.optimizer, form.rest),
-            adversarial=kind.adversarial if train.adversarial < 0 else train.adversarial,
+            adversarial=kind.adversarial * form.shifted
+            if train.adversarial < 0
+            else train.adversarial,
             average=average_of(train, kind, self.config.steps or 1000),
             keep_by=kind.usually_kept_by if train.keep_by == "auto" else train.keep_by,
             threads=train.threads or THREADS,

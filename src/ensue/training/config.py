@@ -40,7 +40,7 @@ class TrainConfig:
     """Share of words, of both sides, that the model is not shown while training (pairs, texts)."""
     adversarial: float = -1.0
     """Learn too with words moved where that harms most, by so many lengths of a vector (texts that
-    are classified); 0: as they are alone; -1: as is usual for the task."""
+    are classified); 0: as they are alone; -1: as is usual for task and model."""
     class_weights: float = 0.0
     """Rare classes count more while training (labels): 0: every example alike; 1: every class."""
     schedule: str = "linear"
