@@ -212,8 +212,9 @@ class Tokenizer:
         keep = self._words if len(missing) < _CACHED_WORDS else {}
         long: dict[str, tuple[int, ...]] = {}
         for word in missing:
-            in_bytes = word.encode().decode("latin-1").translate(_STAND_INS)
-            spelt = word if self.kind == PIECES else in_bytes
+            spelt = word
+            if self.kind != PIECES:
+                spelt = word.encode().decode("latin-1").translate(_STAND_INS)
             ids = tuple([token.id for token in self._model.tokenize(spelt)])
             (keep if len(word) <= _CACHED_WORD_LENGTH else long)[word] = ids
         # Only the words at hand: merging all that are remembered would cost 10 ms a call.

@@ -91,6 +91,7 @@ class Chooser:
             adversarial=kind.adversarial * form.shifted
             if train.adversarial < 0
             else train.adversarial,
+            # Of a budget the updates are not known yet; that there is an average costs time now.
             average=average_of(train, kind, self.config.steps or 1000),
             keep_by=kind.usually_kept_by if train.keep_by == "auto" else train.keep_by,
             threads=train.threads or THREADS,
