@@ -282,8 +282,9 @@ def test_shares_of_decoders_fall_from_the_last_layer_to_the_embeddings() -> None
 
 
 def test_filters_that_stand_beside_each_other_share_a_rate() -> None:
-    """Those of five words lie no higher than those of three."""
-    config = TextCNNConfig(buckets=64, d_model=8, d_filters=5, classes=2, dropout=0.0)
+    """Those of four words lie no higher than those of three, though their widths would fit."""
+    wide = {"shortest_filter": 3, "longest_filter": 4, "d_model": 2, "d_filters": 8}
+    config = TextCNNConfig(buckets=64, classes=2, dropout=0.0, **wide)
     shares = layer_shares(TextCNN(config), 0.5)
     assert {s for n, s in shares.items() if n.startswith("layers.")} == {0.5}
     assert {s for n, s in shares.items() if n.startswith("words.")} == {0.25}

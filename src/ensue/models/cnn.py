@@ -26,7 +26,7 @@ from ensue.errors import UsageError
 from ensue.nn.capture import tap
 from ensue.nn.conv import CausalConv, PictureConv
 from ensue.nn.dropout import Dropout
-from ensue.nn.linear import Linear, gelu
+from ensue.nn.linear import Linear, SideBySide, gelu
 from ensue.nn.shape import check_shape, check_span
 from ensue.nn.vocabulary import Vocabulary
 from ensue.nn.words import Words, WordVectors, most_of
@@ -330,7 +330,7 @@ class TextCNN(nn.Module):
         self.classes = c.classes
         self.words = WordVectors(c.buckets, c.d_model)
         self.widths = list(range(c.shortest_filter, c.longest_filter + 1))
-        self.layers = nn.ModuleList(Linear(k * c.d_model, c.d_filters) for k in self.widths)
+        self.layers = SideBySide(Linear(k * c.d_model, c.d_filters) for k in self.widths)
         self.dropout = Dropout(c.dropout)
         self.head = Linear(len(self.widths) * c.d_filters, c.classes)
         self.init_weights()

@@ -82,6 +82,10 @@ class Linear(nn.Linear):
         return linear(x, self.weight, self.bias)
 
 
+class SideBySide(nn.ModuleList):
+    """Layers that all read the same input, where those of another list read one another."""
+
+
 def empty_embedding(entries: int, d_model: int) -> nn.Embedding:
     """Make an embedding whose weights the model will draw.
 

@@ -7,7 +7,6 @@ that is what a checkpoint holds.
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from ensue.distributed.shard import blocks
+from ensue.nn.linear import SideBySide
 from ensue.training.config import TrainConfig
 
 
@@ -171,7 +171,7 @@ def layer_shares(model: nn.Module, decay: float) -> dict[str, float]:
     """
     names = [name for name, _ in model.named_parameters()]
     lists = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.ModuleList)]
-    stacks = [(n, 1 if _is_parallel(m) else len(m)) for n, m in lists]
+    stacks = [(n, 1 if isinstance(m, SideBySide) else len(m)) for n, m in lists]
     shares, behind = {}, False
     for name in names:
         within = next((s for s in stacks if name.startswith(f"{s[0]}.")), None)
@@ -182,14 +182,6 @@ def layer_shares(model: nn.Module, decay: float) -> dict[str, float]:
             depth = max(1, count - int(name.removeprefix(f"{stack}.").split(".")[0]))
         shares[name] = decay**depth
     return shares
-
-
-def _is_parallel(layers: nn.ModuleList) -> bool:
-    """Whether layers stand beside each other: filters of several widths do not feed the next."""
-    return any(
-        isinstance(a, nn.Linear) and isinstance(b, nn.Linear) and a.out_features != b.in_features
-        for a, b in pairwise(layers)
-    )
 
 
 def hidden_matrices(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
