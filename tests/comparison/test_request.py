@@ -1,5 +1,6 @@
 """What is asked for: refused where it cannot be meant, before anything runs."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,13 @@ def test_equal_operations_are_equal_within_two_percent() -> None:
     assert flops[0] == pytest.approx(flops[1], rel=0.02)
     seconds = [updates[c.name] * c.seconds_per_step for c in (FAST, SLOW)]
     assert max(seconds) < 100.0
+
+
+def test_at_equal_updates_none_is_stopped_while_another_still_learns() -> None:
+    """What learns no more after 50 updates goes on; at equal time it stops then."""
+    soon, late = replace(FAST, most_steps=50), replace(FAST, name="late", most_steps=100)
+    assert _updates("params", [soon, late], 1e6) == {"fast": 100, "late": 100}
+    assert _updates("time", [soon, late], 1e6) == {"fast": 50, "late": 100}
 
 
 def test_at_equal_time_the_faster_makes_more_updates() -> None:

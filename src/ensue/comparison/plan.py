@@ -367,9 +367,10 @@ def _updates(equal: str, candidates: list[Candidate], seconds: float) -> dict[st
                 f"Give at least {least / seconds:.1f} times as much, fewer --rates, or a smaller"
                 " --size.",
             )
-    affords = {c.name: min(net / c.seconds_per_step, c.most_steps) for c in candidates}
     if equal == "time":
-        return {name: int(updates) for name, updates in affords.items()}
+        return {c.name: int(min(net / c.seconds_per_step, c.most_steps)) for c in candidates}
+    longest = max(c.most_steps for c in candidates)  # none is stopped while another still learns
+    affords = {c.name: min(net / c.seconds_per_step, longest) for c in candidates}
     price = {
         c.name: c.tokens_per_step if equal == "params" else c.flops_per_step for c in candidates
     }

@@ -26,6 +26,8 @@ class Form:
     """By which it learns best."""
     shifted: float = 1.0
     """Factor on the usual length of the shifts that it learns against (--train.adversarial)."""
+    readings: float = 1.0
+    """Factor on how often a set is read at most (`ensue.tasks.Kind.epochs`)."""
     reads: str = "words"
     """Of a text that is classified: words, a bag of n-grams, or the pieces of a tokenizer."""
     idea: str = ""
@@ -158,7 +160,7 @@ LINEAGE = (
         "nothing",
         (
             Form("RNN", rate=2.0),
-            Form("RNNClassifier", ("classify",), "CLASSIFIER_SIZES", rate=4 / 3, optimizer="adamw"),
+            Form("RNNClassifier", ("classify",), "CLASSIFIER_SIZES", rest=0.27, readings=0.5),
         ),
     ),
     Step(
@@ -170,9 +172,7 @@ LINEAGE = (
         "nothing",
         (
             Form("LSTM", rate=4.0),
-            Form(
-                "LSTMClassifier", ("classify",), "CLASSIFIER_SIZES", rate=2 / 3, optimizer="adamw"
-            ),
+            Form("LSTMClassifier", ("classify",), "CLASSIFIER_SIZES", rest=0.27, readings=0.5),
         ),
     ),
     Step(

