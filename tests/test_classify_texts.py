@@ -67,6 +67,7 @@ def test_training_tells_what_is_there_and_how_good_it_is(
     assert main(["plan", str(table), *QUICK, "--model", "lstm"]) == 0
     planned = capsys.readouterr().out
     assert "72 to learn from, 8 held out" in planned
+    assert "FLOP an update of 8 texts" in planned
     assert "negative (36), positive (36)" in planned
 
 
