@@ -339,7 +339,10 @@ def test_a_comparison_has_its_floors_in_the_table(
     assert found["winner"] in ("mlp", "cnn")
     assert {c["name"]: c["generation"] for c in found["candidates"]} == {"mlp": [], "cnn": []}
     assert all(c["test_accuracy"] > 80 for c in found["candidates"])
-    capsys.readouterr()
+    assert "texts/s" in capsys.readouterr().out
+    page = (tmp_path / "c" / "report.html").read_text()
+    assert "texts read" in page
+    assert "tokens read" not in page
     assert main(["classify", str(tmp_path / "c" / "winner"), "a superb one"]) == 0
     assert capsys.readouterr().out.startswith("positive")
 

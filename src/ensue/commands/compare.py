@@ -125,14 +125,15 @@ def print_result(result: Result, console: Console) -> None:
         rows.append([*cells, in_bytes(row["memory"]) if row["memory"] else ""])
     names = [measure.name for measure in others]
     heads = ["model", main.name, "±", "test", *names]
-    heads += ["parameters", "tokens", "FLOPs", "s", "tokens/s", "memory"]
+    kind = find_kind(result.values["task"])
+    read = f"{kind.target}s"
+    heads += ["parameters", read, "FLOPs", "s", f"{read}/s", "memory"]
     print_table(heads, rows)
     sys.stdout.write(f"{visible(result.verdict)}\n")
     for line in result.values["unfair"]:
         sys.stdout.write(f"not equal: {visible(line)}\n")
     console.notice(f"report: {result.folder.resolve() / 'report.html'}")
     if result.winner:
-        kind = find_kind(result.values["task"])
         console.notice(f"go on: {command('ensue', kind.verb, result.winner, kind.example)}")
 
 
