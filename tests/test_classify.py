@@ -76,7 +76,7 @@ def test_plan_shows_rows_before_anything_is_spent(
     assert main(["plan", str(folder), "--model", "mlp", *QUICK]) == 0
     shown = capsys.readouterr().out
     assert "54 to learn from, 6 held out; 10 by 10 pixels, in colours" in shown
-    assert " pictures\n" in shown.split("FLOP an update of ")[1]
+    assert "FLOP an update of 8 pictures" in shown
     assert "blue (27), red (27)" in shown
 
 
