@@ -86,7 +86,7 @@ class Classifier:
         self.card: dict[str, Any] = card or {}
 
     def logits(self, split: Any) -> Float[Tensor, "B C"]:
-        """Read a labelled split."""
+        """Read a labelled split; each kind of classifier reads its own."""
         raise NotImplementedError
 
     def _answers(

@@ -132,7 +132,7 @@ class Console(Tracker):
         if info.get("parameters"):
             words.append(f"{short(info['parameters'])} parameters")
         if info.get("steps"):
-            of = f"{info.get('tokens_per_step', 0):,} {self._kind.target}s"
+            of = f"{info.get('tokens_per_step', 0):,} {self._kind.targets}"
             words.append(f"{info['steps']:,} steps of {of}")
         self._print(Text(visible(", ".join(words)), "bold"))
         if info.get("run"):
@@ -149,7 +149,7 @@ class Console(Tracker):
         if self._score:
             parts.append(followed_by.shown(self._score[followed_by.key]))
         speed = record.get("tokens_per_second")
-        unit = "tok" if self._kind.target == "token" else f"{self._kind.target}s"
+        unit = "tok" if self._kind.target == "token" else self._kind.targets
         title = Text(f"step {done:,}" + (f"/{total:,}" if total else ""), "bold")
         share, pace = done / total if total else 0.0, f"{short(speed)} {unit}/s" if speed else ""
         self._show(title, share, done, total, parts, pace)

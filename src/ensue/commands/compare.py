@@ -126,8 +126,7 @@ def print_result(result: Result, console: Console) -> None:
     names = [measure.name for measure in others]
     heads = ["model", main.name, "±", "test", *names]
     kind = find_kind(result.values["task"])
-    read = f"{kind.target}s"
-    heads += ["parameters", read, "FLOPs", "s", f"{read}/s", "memory"]
+    heads += ["parameters", kind.targets, "FLOPs", "s", f"{kind.targets}/s", "memory"]
     print_table(heads, rows)
     sys.stdout.write(f"{visible(result.verdict)}\n")
     for line in result.values["unfair"]:

@@ -54,6 +54,11 @@ class Kind:
     it always learns more."""
 
     @property
+    def targets(self) -> str:
+        """What is read in training, many of them: ``tokens``, ``texts``, ``pictures``."""
+        return f"{self.target}s"
+
+    @property
     def config(self) -> type[Any]:
         """The class of its data config."""
         module, _, name = self.data.partition(":")

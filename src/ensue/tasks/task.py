@@ -111,7 +111,10 @@ class RowTask:
         self.rows, self.micro_rows = rows, micro_rows
 
     def batch(self, first: int, rows: int) -> Any:
-        """Give rows `first` to `first + rows` of the endless, seeded order of training rows."""
+        """Give rows `first` to `first + rows` of the endless, seeded order of training rows.
+
+        Each task makes its own.
+        """
         raise NotImplementedError
 
     def batches(self, update: int, rank: int = 0, world: int = 1) -> list[Any]:

@@ -46,15 +46,15 @@ def preview(config: RunConfig[Any], tracker: Tracker) -> Rows:
         tokens_per_step=round(targets),
     )
     epochs = targets * chosen.steps / material.train_targets
-    target = f"{find_kind(config.task).target}s"
+    read = find_kind(config.task).targets
     rows = [
         ("model", f"{step_of(chosen.model).title}, size {chosen.size}"),
         ("shape", _shape(chosen.model)),
-        *_costs(costs, chosen.steps, target),
+        *_costs(costs, chosen.steps, read),
         ("time", _duration(plan.seconds_per_step * chosen.steps)),
         *material.facts(),
         ("epochs", f"{epochs:.2f}" + (OVERFIT if epochs > MANY_EPOCHS else "")),
-        ("update", f"about {targets:,.0f} {target}"),
+        ("update", f"about {targets:,.0f} {read}"),
         ("numbers", f"{train.precision}, {train.threads} threads, compile {train.compile}"),
     ]
     shown = material.task(chosen, env.device).describe(0)[:SHOWN_ROWS]
@@ -91,7 +91,7 @@ def _shape(model: Any) -> str:
     return ", ".join(text.format(value) for text, value in parts if value)
 
 
-def _costs(costs: Cost, steps: int, target: str = "tokens") -> Rows:
+def _costs(costs: Cost, steps: int, read: str = "tokens") -> Rows:
     memory = costs.state_bytes + costs.activation_bytes
     have = memory_bytes()
     fits = ", more than this machine has" if 0 < have < memory else ""
@@ -99,7 +99,7 @@ def _costs(costs: Cost, steps: int, target: str = "tokens") -> Rows:
         ("parameters", f"{costs.parameters:,}"),
         (
             "operations",
-            f"{costs.flops_per_step:.3g} FLOP an update of {costs.tokens_per_step:,} {target}",
+            f"{costs.flops_per_step:.3g} FLOP an update of {costs.tokens_per_step:,} {read}",
         ),
         (
             "memory",

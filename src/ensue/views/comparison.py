@@ -64,9 +64,9 @@ def write_comparison(folder: Path, results: Mapping[str, Any]) -> Path:
     write_atomic(folder / "table.md", _table_md(results))
     write_atomic(folder / "curves.csv", _curves_csv(tracks, measure))
     scale = choose_scale(_floor_of_curves(results), tracks)
-    target = _kind(results).target
+    read = _kind(results).targets
     pictures = {
-        "curves": curve_panels(scale, tracks, measure, target),
+        "curves": curve_panels(scale, tracks, measure, read),
         "bottleneck": length_panels(*_by_length(results)),
         "generation": _speed_panels(results),
     }
@@ -87,7 +87,7 @@ def write_comparison(folder: Path, results: Mapping[str, Any]) -> Path:
         _models(results),
         _unfair(results),
         _bottleneck(results, pictures["bottleneck"]),
-        _curves(scale, tracks, pictures["curves"], measure, target),
+        _curves(scale, tracks, pictures["curves"], measure, read),
         _trials(results),
         _shapes(results),
         _generation(results, pictures["generation"]),
@@ -216,7 +216,7 @@ def _columns(results: Mapping[str, Any]) -> tuple[str, list[str], list[list[str]
     """Give the main table: caption, heads, and a row for each candidate and for each floor."""
     candidates: list[Candidate] = list(results["candidates"])
     ones, context = [*candidates, *_floors(results)], min(_contexts(results), default=0)
-    target = _kind(results).target
+    read = _kind(results).targets
     columns: list[tuple[str, Callable[[Candidate], str]]] = [("model", lambda c: str(c["name"]))]
     for place_, measure in enumerate(_measures(results)):
         columns += _score_columns(measure, ones, results, "failed" if not place_ else "–")
@@ -224,8 +224,8 @@ def _columns(results: Mapping[str, Any]) -> tuple[str, list[str], list[list[str]
         ("parameters", lambda c: number(c.get("parameters"), ",.0f")),
         ("training FLOPs", lambda c: _say(c.get("flops"), power)),
         ("seconds", lambda c: number(c.get("seconds"), ",.1f")),
-        (f"{target}s", lambda c: _say(c.get("tokens"), short)),
-        (f"{target}s/s", lambda c: number(c.get("tokens_per_second"), ",.0f")),
+        (read, lambda c: _say(c.get("tokens"), short)),
+        (f"{read}/s", lambda c: number(c.get("tokens_per_second"), ",.0f")),
         ("peak memory", lambda c: _say(c.get("peak_bytes"), size)),
         ("learning rate", lambda c: _say(c.get("rate"), FACTOR)),
     ]
@@ -345,7 +345,7 @@ def _say(value: Any, write: Callable[[Any], str], missing: str = "–") -> str:
 
 
 def _curves(
-    scale: Scale, tracks: Sequence[Track], panels: Sequence[Panel], measure: Measure, target: str
+    scale: Scale, tracks: Sequence[Track], panels: Sequence[Panel], measure: Measure, read: str
 ) -> str:
     if not panels:
         return "<section><h2>Curves</h2><p>No evaluation has been recorded yet.</p></section>"
@@ -372,7 +372,7 @@ def _curves(
         for track in tracks
         for m in track.mean
     ]
-    heads = ["model", "steps", f"{target}s", "training FLOPs", "seconds", measure.name]
+    heads = ["model", "steps", read, "training FLOPs", "seconds", measure.name]
     return (
         f"<section><h2>Curves <small>validation, {measure.unit}, lower is better</small></h2>"
         f"{_figure(panels, ' '.join(words))}"

@@ -192,7 +192,7 @@ def protocol(plan: Mapping[str, Any], score: Mapping[str, Any]) -> str:
 
 def _protocol_of_labels(plan: Mapping[str, Any], score: Mapping[str, Any]) -> str:
     which = "An evenly spread sample of them was" if score.get("sampled") else "All were"
-    count = f"{score.get('targets', 0):,} {kind_of(plan).target}s"
+    count = f"{score.get('targets', 0):,} {kind_of(plan).targets}"
     as_what = "always masked alike" if kind_of(plan).name == "mlm" else "as they are"
     words = [f"{which} scored once, {as_what}: {count}, SHA-256"]
     words.append(_short_hash(score.get("fingerprint") or plan.get("valid_text")))

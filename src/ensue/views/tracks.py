@@ -119,15 +119,13 @@ def choose_scale(floor: float, tracks: Sequence[Track]) -> Scale:
     return Scale(low - 0.08 * (top - low), top, peak > top, floor)
 
 
-def curve_panels(
-    scale: Scale, tracks: Sequence[Track], measure: Measure, target: str
-) -> list[Panel]:
-    """Draw the curves over steps, targets, operations and time, as far as they are known."""
+def curve_panels(scale: Scale, tracks: Sequence[Track], measure: Measure, read: str) -> list[Panel]:
+    """Draw the curves over steps, what was read, operations and time, as far as they are known."""
     longest = max((m["seconds"] for t in tracks for m in t.mean), default=0.0)
     unit, per = ("s", 1) if longest < 120 else ("min", 60) if longest < 7200 else ("h", 3600)
     axes: tuple[tuple[str, str, str, int, Callable[[Number], str]], ...] = (
         ("step", "steps", "steps", 1, short),
-        ("tokens", f"{target}s", f"{target}s read", 1, short),
+        ("tokens", read, f"{read} read", 1, short),
         ("flops", "operations", "training FLOPs", 1, power),
         ("seconds", "time", f"time in updates, {unit}", per, "{:g}".format),
     )
